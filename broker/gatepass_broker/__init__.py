@@ -1,0 +1,1 @@
+"""The broker: issues tokens to callers that the kernel vouches for."""

@@ -1,0 +1,34 @@
+"""Recognise what gatepass made, or what pretends to be made by it, in any text that a client sent. No I/O."""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from gatepass.openclaw import NO_TOKEN_PREFIX
+from gatepass.tokens import TYPE
+
+_ENCODED_OBJECT: Final = re.compile(rb"e[yw][A-Za-z0-9_=+/-]{8,}")
+
+
+def is_gatepass_shaped(secret: str) -> bool:
+    """Whether `secret` holds something that was, or pretends to be, made by gatepass.
+
+    Deliberately loose: a gateway must not hand such a secret on when it fails to verify, whatever was altered in
+    it and however it was wrapped or percent-encoded. `secret` may be a whole header or query.
+    """
+    raw = secret.encode("utf-8", "surrogatepass")
+    for candidate in (raw, unquote_to_bytes(raw)):
+        if NO_TOKEN_PREFIX.encode("ascii") in candidate.lower():
+            return True
+        if any(_names_our_type(found) for found in _ENCODED_OBJECT.findall(candidate)):
+            return True
+    return False
+
+
+def _names_our_type(encoded: bytes) -> bool:
+    standard = encoded.translate(bytes.maketrans(b"-_", b"+/")).replace(b"=", b"")
+    whole = standard[: len(standard) // 4 * 4]
+    return TYPE.encode("ascii") in base64.b64decode(whole).lower()
