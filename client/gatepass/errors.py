@@ -45,6 +45,19 @@ class ErrorCode(StrEnum):
     TOKEN_WRONG_BOOT = "token_wrong_boot"
     TOKEN_WRONG_UID = "token_wrong_uid"
 
+    # A gateway: what a request brings besides, or instead of, a token.
+    NO_TOKEN = "no_token"
+    SECRET_MISPLACED = "secret_misplaced"
+    IDENTITY_FORGED = "identity_forged"
+    IDENTITY_UNKNOWN = "identity_unknown"
+    FORWARDED = "forwarded"
+    BROWSER_ORIGIN = "browser_origin"
+    DEVICE_LOGIN = "device_login"
+    BAD_REQUEST = "bad_request"
+    TOO_MANY_CONNECTIONS = "too_many_connections"
+    UPSTREAM_UNAVAILABLE = "upstream_unavailable"
+    UPSTREAM_IMPOSTOR = "upstream_impostor"
+
 
 class GatepassError(Exception):
     """Base of all errors that gatepass raises on purpose.

@@ -8,7 +8,6 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from gatepass.openclaw import NO_TOKEN_PREFIX
-from gatepass.tokens import TYPE
 
 _ENCODED_OBJECT: Final = re.compile(rb"e[yw][A-Za-z0-9_=+/-]{8,}")
 
@@ -23,12 +22,12 @@ def is_gatepass_shaped(secret: str) -> bool:
     for candidate in (raw, unquote_to_bytes(raw)):
         if NO_TOKEN_PREFIX.encode("ascii") in candidate.lower():
             return True
-        if any(_names_our_type(found) for found in _ENCODED_OBJECT.findall(candidate)):
+        if any(_names_us(found) for found in _ENCODED_OBJECT.findall(candidate)):
             return True
     return False
 
 
-def _names_our_type(encoded: bytes) -> bool:
+def _names_us(encoded: bytes) -> bool:
     standard = encoded.translate(bytes.maketrans(b"-_", b"+/")).replace(b"=", b"")
     whole = standard[: len(standard) // 4 * 4]
-    return TYPE.encode("ascii") in base64.b64decode(whole).lower()
+    return b"gatepass" in base64.b64decode(whole).lower()  # in the header as type, in the claims as issuer

@@ -1,0 +1,84 @@
+"""Configuration files: TOML whose form is given by msgspec structs, with errors that name the file and the key."""
+
+from __future__ import annotations
+
+import difflib
+import grp
+import pwd
+import re
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from gatepass.errors import ConfigurationError
+
+_File = TypeVar("_File", bound=msgspec.Struct)
+
+
+def parse_tables(text: bytes, form: type[_File]) -> _File:
+    """Return the tables in `text`, their form checked. Raise `ConfigurationError`, whose `where` is a key path."""
+    try:
+        return msgspec.convert(tomllib.loads(text.decode("utf-8")), type=form, strict=True)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"this is not TOML: {error}") from None
+    except msgspec.ValidationError as error:
+        raise _form_error(str(error), form) from None
+
+
+@contextmanager
+def errors_name_file(path: Path) -> Iterator[None]:
+    """Put `path` before the key path in the `where` of every `ConfigurationError`."""
+    try:
+        yield
+    except ConfigurationError as error:
+        if error.where.startswith(str(path)):
+            raise
+        where = f"{path}: {error.where}" if error.where else str(path)
+        raise ConfigurationError(error.message.removeprefix(f"{error.where}: "), where=where) from None
+
+
+def uid_of(name: str, where: str) -> int:
+    """Return the uid of the user `name`. Raise `ConfigurationError`."""
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise ConfigurationError(f"there is no user '{name}'", where=where) from None
+
+
+def gid_of(name: str, where: str) -> int:
+    """Return the gid of the group `name`. Raise `ConfigurationError`."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ConfigurationError(f"there is no group '{name}'", where=where) from None
+
+
+def _form_error(text: str, form: type[msgspec.Struct]) -> ConfigurationError:
+    """Turn msgspec's sentence, which ends in ' - at `$.rule[0].uid`', into ours."""
+    message, _, path = text.partition(" - at `$")
+    where = path.rstrip("`").lstrip(".").replace("[...]", "[]")
+    if unknown := re.search(r"unknown field `(.*)`", message):
+        near = difflib.get_close_matches(unknown[1], _keys_at(form, where), n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        return ConfigurationError(f"there is no key '{unknown[1]}' here{hint}", where=where)
+    if missing := re.search(r"missing required field `(.*)`", message):
+        return ConfigurationError(f"the key '{missing[1]}' is missing", where=where)
+    return ConfigurationError(message[:1].lower() + message[1:], where=where)
+
+
+def _keys_at(form: type[msgspec.Struct], where: str) -> list[str]:
+    """Return the keys of the table at a key path such as `rule[0]` or `broker`; none if there is no such table."""
+    if not where:
+        return list(form.__struct_fields__)
+    table = where.partition("[")[0]
+    for field in msgspec.structs.fields(form):
+        if field.encode_name == table:
+            inner = msgspec.inspect.type_info(field.type)
+            inner = getattr(inner, "item_type", inner)
+            if isinstance(inner, msgspec.inspect.StructType):
+                return [entry.encode_name for entry in inner.fields]
+    return []

@@ -1,0 +1,174 @@
+"""Reading the proxy's configuration: TOML, its form, and what each value has to be."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from gatepass.daemon.safe_paths import read_own_file
+from gatepass.daemon.toml_tables import errors_name_file, parse_tables, uid_of
+from gatepass.errors import ConfigurationError
+from gatepass.paths import default_socket
+from gatepass_gateway.gate import Deadlines
+from gatepass_gateway.headers import HOP_BY_HOP, Headers, canonical_name
+from gatepass_gateway.schema import File, IdentityTable, LimitsTable, UpstreamTable
+from gatepass_gateway.sock_diag import Address
+from gatepass_gateway.trusted_proxy import IdentityPolicy
+from gatepass_gateway.upstream import UpstreamSettings
+
+_ANONYMOUS_SOURCE: Final = "127.0.0.1"
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+"""RFC 9110 section 5.1."""
+_HEADER_VALUE: Final = re.compile(r"[\x21-\x7e]+( [\x21-\x7e]+)*")
+_SCOPE: Final = re.compile(r"[\x21\x23-\x2b\x2d-\x5b\x5d-\x7e]+")
+"""A scope name (RFC 6749 section 3.3), less the comma that separates them in OpenClaw's header."""
+
+
+class ConnectionLimits(NamedTuple):
+    """How many clients at a time."""
+
+    connections: int
+    connections_per_uid: int
+    waiting: int
+    waiting_per_uid: int
+
+
+class Settings(NamedTuple):
+    """The whole configuration, resolved."""
+
+    source: str
+    listen: tuple[Address, ...]
+    upstream: UpstreamSettings
+    policy: IdentityPolicy
+    audience: str
+    client_address: bytes
+    extra_headers: frozenset[bytes]
+    fixed_headers: Headers
+    broker_socket: str
+    jwks_file: Path | None
+    issuer: str | None
+    device_login_uids: frozenset[int]
+    limits: ConnectionLimits
+    deadlines: Deadlines
+
+
+def load(path: Path) -> Settings:
+    """Return the settings in the TOML file at `path`. Raise `ConfigurationError`, which names file and key."""
+    with errors_name_file(path):
+        return resolve(parse_tables(read_own_file(path), File), source=str(path))
+
+
+def resolve(file: File, *, source: str) -> Settings:
+    """Return the settings that `file` stands for. `source` names it to people. Raise `ConfigurationError`."""
+    listen = tuple((_ip(address, "listen.addresses"), file.listen.port) for address in file.listen.addresses)
+    upstream = _upstream(file.upstream)
+    if upstream.address in listen or not listen:
+        raise ConfigurationError("the proxy and the gateway behind need different ports", where="upstream.port")
+    if file.keys.issuer and not file.keys.jwks_file:
+        raise ConfigurationError("this goes with keys.jwks_file: the broker says its own", where="keys.issuer")
+    if file.keys.jwks_file and file.keys.broker_socket:
+        raise ConfigurationError("name either broker_socket or jwks_file, not both", where="keys")
+    proxies = frozenset(
+        _uid(table.user, f"reverse_proxy[{number}].user") for number, table in enumerate(file.reverse_proxy)
+    )
+    return Settings(
+        source=source,
+        listen=listen,
+        upstream=upstream,
+        policy=_policy(file.identity, proxies),
+        audience=file.identity.audience,
+        client_address=_ip(file.identity.client_address, "identity.client_address").encode("ascii"),
+        extra_headers=frozenset(_header_name(name, "identity.extra_headers") for name in file.identity.extra_headers),
+        fixed_headers=_fixed_headers(file.identity),
+        broker_socket=file.keys.broker_socket or default_socket(),
+        jwks_file=Path(file.keys.jwks_file) if file.keys.jwks_file else None,
+        issuer=file.keys.issuer,
+        device_login_uids=frozenset(_uid(user, "device_logins.users") for user in file.device_logins.users),
+        limits=_limits(file.limits),
+        deadlines=Deadlines(
+            head=file.limits.head_seconds, first_frame=file.limits.first_frame_seconds, login=file.limits.login_seconds
+        ),
+    )
+
+
+def _upstream(table: UpstreamTable) -> UpstreamSettings:
+    address = _ipv4_loopback(table.address, "upstream.address")
+    source = _ipv4_loopback(table.identity_source, "upstream.identity_source")
+    if source == _ANONYMOUS_SOURCE:
+        raise ConfigurationError(
+            f"{source} is where every local program comes from; take another, such as 127.7.7.7, and make it the "
+            "only one in the trustedProxies of the gateway behind",
+            where="upstream.identity_source",
+        )
+    uid = os.geteuid() if table.user is None else _uid(table.user, "upstream.user")
+    return UpstreamSettings((address, table.port), uid, _ANONYMOUS_SOURCE, source)
+
+
+def _policy(table: IdentityTable, reverse_proxy_uids: frozenset[int]) -> IdentityPolicy:
+    scopes_header = _header_name(table.scopes_header, "identity.scopes_header") if table.scopes_header else None
+    return IdentityPolicy(
+        user_header=_header_name(table.user_header, "identity.user_header"),
+        scopes_header=scopes_header,
+        users={
+            _matching(_HEADER_VALUE, user, "identity.users"): frozenset(
+                _matching(_SCOPE, scope, f"identity.users.'{user}'") for scope in scopes
+            )
+            for user, scopes in table.users.items()
+        },
+        reverse_proxy_uids=reverse_proxy_uids,
+    )
+
+
+def _fixed_headers(table: IdentityTable) -> Headers:
+    own = {canonical_name(table.user_header.encode()), canonical_name(table.scopes_header.encode()), b"x-forwarded-for"}
+    fields = []
+    for name, value in table.fixed_headers.items():
+        where = f"identity.fixed_headers.'{name}'"
+        field = (_header_name(name, where), _matching(_HEADER_VALUE, value, where).encode("ascii"))
+        if field[0] in own:
+            raise ConfigurationError("this header is set by the proxy itself", where=where)
+        fields.append(field)
+    return tuple(fields)
+
+
+def _limits(table: LimitsTable) -> ConnectionLimits:
+    if table.waiting_per_uid >= table.waiting:
+        raise ConfigurationError(
+            "must be less than limits.waiting, or one user could keep all others out", where="limits.waiting_per_uid"
+        )
+    return ConnectionLimits(table.connections, table.connections_per_uid, table.waiting, table.waiting_per_uid)
+
+
+def _ip(text: str, where: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ConfigurationError(f"'{text}' is not an IP address", where=where) from None
+
+
+def _ipv4_loopback(text: str, where: str) -> str:
+    address = _ip(text, where)
+    if not address.startswith("127."):
+        raise ConfigurationError(f"'{text}' is not in 127.0.0.0/8", where=where)
+    return address
+
+
+def _uid(user: str | int, where: str) -> int:
+    return user if isinstance(user, int) else uid_of(user, where)
+
+
+def _header_name(text: str, where: str) -> bytes:
+    """Return the name in lower case. One that canonicalises to another would never match what is compared with it."""
+    name = _matching(_HEADER_NAME, text, where).lower().encode("ascii")
+    if canonical_name(name) != name or name in HOP_BY_HOP | {b"host", b"authorization", b"content-length"}:
+        raise ConfigurationError(f"the header '{text}' cannot be used here", where=where)
+    return name
+
+
+def _matching(pattern: re.Pattern[str], text: str, where: str) -> str:
+    if not pattern.fullmatch(text):
+        raise ConfigurationError(f"{text!r} is not allowed here: use printable ASCII characters", where=where)
+    return text

@@ -1,0 +1,94 @@
+"""One client connection: HTTP requests, each judged by itself, until it closes or becomes a WebSocket."""
+
+from __future__ import annotations
+
+import h11
+import structlog
+from anyio.abc import SocketStream
+
+from gatepass.errors import ErrorCode, GatepassError
+from gatepass_gateway.gate import Gate
+from gatepass_gateway.headers import Headers, values_of
+from gatepass_gateway.http_exchange import exchange
+from gatepass_gateway.http_peer import HttpPeer
+from gatepass_gateway.refused import RefusedError
+from gatepass_gateway.secret_shape import is_gatepass_shaped
+from gatepass_gateway.trusted_proxy import Identity, Request
+from gatepass_gateway.upstream import Way
+from gatepass_gateway.websocket_session import WebSocketRequest, serve_websocket
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
+
+
+async def serve_client(stream: SocketStream, uid: int | None, gate: Gate) -> None:
+    """Serve one client until its connection closes. Raise the stream's errors (`BROKEN`) if the client goes first."""
+    client = HttpPeer(stream, h11.SERVER)
+    try:
+        while await _serve_request(client, uid, gate):
+            client.state.start_next_cycle()
+    except h11.RemoteProtocolError as error:
+        await client.refuse(RefusedError(ErrorCode.BAD_REQUEST, f"the request is not valid HTTP: {error}"))
+    except GatepassError as error:
+        _log.info("refused", uid=uid, reason=error.code, message=error.message)
+        await client.refuse(error)
+
+
+async def _serve_request(client: HttpPeer, uid: int | None, gate: Gate) -> bool:
+    """Serve one request. Return whether another may follow on the connection."""
+    event = None
+    with gate.stopping.interruptible(gate.deadlines.head):
+        event = await client.next_event()
+    if not isinstance(event, h11.Request):
+        return False
+    headers: Headers = tuple(event.headers)
+    _refuse_ambiguous(headers)
+    identity = await gate.identify(Request(headers, uid, bearer_secret(headers)))
+    _refuse_stray_secrets(event.target, headers, identity)
+    if _asks_for_websocket(event, headers):
+        await serve_websocket(client, WebSocketRequest(event, headers, uid, identity), gate)
+        return False
+    _log.debug("request", uid=uid, method=event.method.decode(), user=identity and identity.user)
+    way = Way.IDENTITY if identity else Way.ANONYMOUS
+    return await exchange(client, event, gate.headers_upstream(headers, identity), gate.upstream, way)
+
+
+def bearer_secret(headers: Headers) -> str | None:
+    """Return the secret in `Authorization: Bearer …` (RFC 6750 section 2.1), if there is one."""
+    for value in values_of(headers, b"authorization"):
+        scheme, _, secret = value.partition(b" ")
+        if scheme.lower() == b"bearer":
+            return secret.strip().decode("latin-1")
+    return None
+
+
+def _refuse_ambiguous(headers: Headers) -> None:
+    """Refuse what two servers could read in two ways (RFC 9112 section 11.2), beyond what h11 refuses itself."""
+    names = [name for name, _ in headers]
+    if b"transfer-encoding" in names and b"content-length" in names:
+        raise RefusedError(ErrorCode.BAD_REQUEST, "the request has both a Content-Length and a Transfer-Encoding")
+    for once in (b"authorization", b"host", b"content-length", b"upgrade"):
+        if names.count(once) > 1:
+            raise RefusedError(ErrorCode.BAD_REQUEST, f"the request has more than one '{once.decode()}' header")
+
+
+def _refuse_stray_secrets(target: bytes, headers: Headers, identity: Identity | None) -> None:
+    """Refuse anything gatepass-shaped that would be passed on: in the target, or in a header of any name.
+
+    A verified bearer token is not passed on, so beside an identity the header fields are built from a list.
+    """
+    values = () if identity else tuple(value for _, value in headers)
+    if is_gatepass_shaped(b"\n".join((target, *values)).decode("latin-1")):
+        raise RefusedError(
+            ErrorCode.SECRET_MISPLACED,
+            "a gatepass token counts only in 'Authorization: Bearer' or in the connect frame, not in the URL or "
+            "another header",
+        )
+
+
+def _asks_for_websocket(request: h11.Request, headers: Headers) -> bool:
+    """Whether this is a WebSocket upgrade (RFC 6455 section 4.1). Any other upgrade is ignored, as HTTP allows."""
+    if [value.lower() for value in values_of(headers, b"upgrade")] != [b"websocket"]:
+        return False
+    if request.method != b"GET" or any(name in (b"content-length", b"transfer-encoding") for name, _ in headers):
+        raise RefusedError(ErrorCode.BAD_REQUEST, "a WebSocket upgrade is a GET without a body")
+    return True

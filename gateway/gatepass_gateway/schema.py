@@ -1,0 +1,97 @@
+"""The configuration file's form, table by table: what may stand where, before anything is looked up."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
+
+Port = Annotated[int, Meta(ge=1, le=65_535)]
+Id = Annotated[int, Meta(ge=0, le=2**32 - 2)]
+"""A uid; 2**32 - 1 means 'none' to the kernel."""
+Name = Annotated[str, Meta(min_length=1, max_length=256)]
+Seconds = Annotated[float, Meta(gt=0, le=3_600)]
+
+
+class _Table(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table in which an unknown key is an error: a misspelt limit must not be no limit."""
+
+
+class ListenTable(_Table, frozen=True):
+    """`[listen]`: where clients connect."""
+
+    port: Port
+    addresses: tuple[Name, ...] = ("127.0.0.1",)
+
+
+class UpstreamTable(_Table, frozen=True):
+    """`[upstream]`: the gateway behind."""
+
+    port: Port
+    address: Name = "127.0.0.1"
+    user: Name | Id | None = None
+    """Who runs it, by name or uid. Default: whoever runs this program."""
+    identity_source: Name = "127.7.7.7"
+    """The only address in the gateway's `trustedProxies`."""
+
+
+class IdentityTable(_Table, frozen=True):
+    """`[identity]`: who may be who, and how the gateway behind is told."""
+
+    user_header: Name
+    users: dict[Name, tuple[str, ...]]
+    """Identity to the widest scopes that it may have through this proxy."""
+    audience: Name = "openclaw"
+    scopes_header: str = "x-openclaw-scopes"
+    """ "" for a gateway that has none."""
+    client_address: Name = "192.0.0.8"
+    extra_headers: tuple[Name, ...] = ()
+    """Names of request headers that may pass beside an identity, besides the built-in list."""
+    fixed_headers: dict[Name, str] = {}
+    """Headers that the gateway demands of its proxy (OpenClaw's `requiredHeaders`), with their values."""
+
+
+class KeysTable(_Table, frozen=True):
+    """`[keys]`: where the broker's keys come from; one of the two, by default the broker's usual socket."""
+
+    broker_socket: Name | None = None
+    jwks_file: Name | None = None
+    issuer: Name | None = None
+    """With `jwks_file`: accept tokens of this issuer only."""
+
+
+class ReverseProxyTable(_Table, frozen=True):
+    """`[[reverse_proxy]]`: a local reverse proxy whose identity header counts."""
+
+    user: Name | Id
+
+
+class DeviceLoginsTable(_Table, frozen=True):
+    """`[device_logins]`: local users who may log in as operators by a credential that OpenClaw gave to a device."""
+
+    users: tuple[Name | Id, ...] = ()
+
+
+class LimitsTable(_Table, frozen=True):
+    """`[limits]`."""
+
+    connections: Annotated[int, Meta(ge=1, le=100_000)] = 512
+    connections_per_uid: Annotated[int, Meta(ge=1, le=100_000)] = 128
+    waiting: Annotated[int, Meta(ge=1, le=100_000)] = 24
+    """WebSockets without a login; OpenClaw itself stops at 32."""
+    waiting_per_uid: Annotated[int, Meta(ge=1, le=100_000)] = 6
+    head_seconds: Seconds = 10
+    first_frame_seconds: Seconds = 3
+    login_seconds: Seconds = 20
+
+
+class File(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole file."""
+
+    listen: ListenTable
+    upstream: UpstreamTable
+    identity: IdentityTable
+    keys: KeysTable = field(default_factory=KeysTable)
+    reverse_proxy: tuple[ReverseProxyTable, ...] = ()
+    device_logins: DeviceLoginsTable = field(default_factory=DeviceLoginsTable)
+    limits: LimitsTable = field(default_factory=LimitsTable)

@@ -1,0 +1,62 @@
+"""How many connections without a login each local user may hold, so that none crowds out the others. Pure.
+
+A gateway counts unauthenticated connections by address and stops at a number (OpenClaw: 32); everything that comes
+through a proxy counts as one address. So the proxy gives each uid a small share and stays below that number itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gatepass.errors import ErrorCode
+from gatepass_gateway.refused import RefusedError
+
+
+class Shares:
+    """Counts what is held. A connection whose owner is unknown shares with all others of unknown owner."""
+
+    def __init__(self, *, per_uid: int, in_all: int) -> None:
+        self._per_uid = per_uid
+        self._in_all = in_all
+        self._held: Counter[int | None] = Counter()
+
+    @property
+    def held(self) -> int:
+        """How many are held in all."""
+        return self._held.total()
+
+    @contextmanager
+    def hold(self, uid: int | None) -> Iterator[Share]:
+        """Hold one place for `uid`, until it is released or the block ends. Raise `RefusedError` if none is free."""
+        if self._held[uid] >= self._per_uid or self.held >= self._in_all:
+            raise RefusedError(
+                ErrorCode.TOO_MANY_CONNECTIONS,
+                "too many connections of this user wait for their login; try again in a few seconds",
+                retry_after=3,
+            )
+        self._held[uid] += 1
+        share = Share(self._held, uid)
+        try:
+            yield share
+        finally:
+            share.release()
+
+
+class Share:
+    """One place that is held."""
+
+    def __init__(self, held: Counter[int | None], uid: int | None) -> None:
+        self._held = held
+        self._uid = uid
+        self._released = False
+
+    def release(self) -> None:
+        """Give the place back; a second time changes nothing."""
+        if self._released:
+            return
+        self._released = True
+        self._held[self._uid] -= 1
+        if not self._held[self._uid]:
+            del self._held[self._uid]

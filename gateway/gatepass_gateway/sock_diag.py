@@ -1,0 +1,111 @@
+"""Who owns a TCP socket of this machine, asked of the kernel (sock_diag(7), NETLINK_SOCK_DIAG).
+
+An exact look-up costs the kernel one hash probe and is answered inside `send`, so asking from the event loop
+blocks nothing. It needs no privilege within a network namespace, and tells the uid, never a pid.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+from typing import Final, NamedTuple, Self
+
+_NETLINK_SOCK_DIAG: Final = 4
+_SOCK_DIAG_BY_FAMILY: Final = 20
+_NLMSG_ERROR: Final = 2
+_NLM_F_REQUEST: Final = 1
+_ESTABLISHED: Final = 1
+_LISTEN: Final = 10
+_ALL_STATES: Final = 0xFFFFFFFF
+_ANY_COOKIE: Final = b"\xff" * 8
+_OVERFLOW_UID: Final = 65534
+
+# struct nlmsghdr; struct inet_diag_req_v2 with its struct inet_diag_sockid: <linux/netlink.h>, <linux/inet_diag.h>
+_HEADER: Final = struct.Struct("=IHHII")
+_REQUEST: Final = struct.Struct("=BBBxI")
+_PORTS: Final = struct.Struct("!HH")
+_REPLY: Final = struct.Struct("=BBBB48sIIIII")
+
+Address = tuple[str, int]
+"""A numeric IP address and a port."""
+
+
+class OwnedSocket(NamedTuple):
+    """A TCP socket as the kernel describes it."""
+
+    uid: int
+    inode: int
+    cookie: bytes
+    """Names this one socket for as long as the machine runs; a port that is bound again has another cookie."""
+
+
+class SockDiag:
+    """A netlink socket to ask with. Not safe for threads; close it, or use it as a context manager."""
+
+    def __init__(self) -> None:
+        self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
+        self._netlink.settimeout(1)  # never needed: the answer is queued before `send` returns
+        self._sequence = 0
+
+    def close(self) -> None:
+        """Close the netlink socket."""
+        self._netlink.close()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        """Close the netlink socket."""
+        self.close()
+
+    def connection_uid(self, local: Address, remote: Address) -> int | None:
+        """Return the uid that owns the end at `local` of the connection to `remote`, or None if it is unknown.
+
+        Only an ESTABLISHED socket with an inode counts: for one that was closed or shut down the kernel says
+        uid 0, which would make its former owner root. The uid of an unmapped user is unknown too.
+        """
+        found = self._find(local, remote, _ESTABLISHED)
+        if found is None or found.inode == 0 or found.uid == _OVERFLOW_UID:
+            return None
+        return found.uid
+
+    def listener(self, address: Address) -> OwnedSocket | None:
+        """Return the socket that accepts connections to `address`, or None if there is none."""
+        anywhere = "::" if ":" in address[0] else "0.0.0.0"
+        return self._find(address, (anywhere, 0), _LISTEN)
+
+    def _find(self, local: Address, remote: Address, state: int) -> OwnedSocket | None:
+        reply = self._ask(local, remote)
+        if reply is None:
+            return None
+        family, found_state, _, _, found_id, _, _, _, uid, inode = _REPLY.unpack_from(reply)
+        # The kernel falls back from a connection to any listener on its port: what was found must be what was asked.
+        if found_state != state or (state == _ESTABLISHED and found_id[:36] != _endpoints(family, local, remote)):
+            return None
+        return OwnedSocket(uid, inode, found_id[40:48])
+
+    def _ask(self, local: Address, remote: Address) -> bytes | None:
+        self._sequence = (self._sequence + 1) & 0xFFFFFFFF
+        family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
+        body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, _ALL_STATES)
+        body += _endpoints(family, local, remote) + bytes(4) + _ANY_COOKIE  # on any interface
+        header = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, self._sequence, 0)
+        self._netlink.send(header + body)
+        while True:
+            answer = self._netlink.recv(8192)
+            _, kind, _, sequence, _ = _HEADER.unpack_from(answer)
+            if sequence == self._sequence:
+                return None if kind == _NLMSG_ERROR else answer[_HEADER.size :]
+
+
+def _endpoints(family: int, local: Address, remote: Address) -> bytes:
+    """Return the head of a struct inet_diag_sockid: both ports, both addresses in 16 bytes each.
+
+    An IPv4 connection of an AF_INET6 socket, which is what Java opens, is described with mapped addresses.
+    """
+    packed = [ipaddress.ip_address(host).packed for host, _ in (local, remote)]
+    if family == socket.AF_INET6:
+        packed = [address if len(address) == 16 else b"\0" * 10 + b"\xff" * 2 + address for address in packed]
+    return _PORTS.pack(local[1], remote[1]) + b"".join(address.ljust(16, b"\0") for address in packed)

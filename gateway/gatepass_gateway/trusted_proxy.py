@@ -1,0 +1,136 @@
+"""The trusted-proxy handler: whose request is this? One pure function, `authenticate`, in named steps.
+
+The rules are OpenClaw's (its docs, gateway/trusted-proxy-auth), in its order, with one fallback added. A request from
+the reverse proxy that carries the identity header is that user's. A request without one is the subject's of its
+token if, and only if, the token verifies and is bound to the user that owns the connection. Everything else
+has no identity, and nothing that a client writes gives it one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from gatepass.claims import Claims, split_scope
+from gatepass.errors import ErrorCode
+from gatepass.openclaw import NO_TOKEN_PREFIX
+from gatepass_gateway.headers import Headers, canonical_name, is_forwarding, values_of
+from gatepass_gateway.no_token import no_token_error
+from gatepass_gateway.refused import RefusedError
+from gatepass_gateway.secret_shape import is_gatepass_shaped
+
+VerifyToken = Callable[[str], Claims]
+"""Returns the claims of a token shown on this connection, or raises `TokenError`."""
+
+
+class IdentityPolicy(NamedTuple):
+    """What the operator configured about identities."""
+
+    user_header: bytes
+    """Lower-case name of the header in which the gateway behind expects the user."""
+    scopes_header: bytes | None
+    """Lower-case name of the header that caps the scopes of a request, where the gateway has one."""
+    users: Mapping[str, frozenset[str]]
+    """The identities that tokens may bring, each with the widest scopes that it may ever have here."""
+    reverse_proxy_uids: frozenset[int] = frozenset()
+    """Owners of the connections on which the identity header counts."""
+
+
+class Request(NamedTuple):
+    """What decides, whether it came as HTTP or as the first frame of a WebSocket."""
+
+    headers: Headers
+    uid: int | None
+    """Who owns the client's end of the connection; None if unknown."""
+    secret: str | None = None
+    """The bearer token, or the secret of the connect frame."""
+    requested_scopes: frozenset[str] | None = None
+    """What a connect frame asks for; None where the protocol does not ask, as in HTTP."""
+
+
+class Identity(NamedTuple):
+    """Whose request it is, and what it may do."""
+
+    user: str
+    scopes: frozenset[str] | None
+    """The only scopes that the request may have. None leaves that to the reverse proxy that brought the identity."""
+    token_id: str | None
+    """`jti` of the token that said so; None if the reverse proxy did."""
+
+
+def authenticate(request: Request, policy: IdentityPolicy, verify: VerifyToken) -> Identity | None:
+    """Return whose request it is, or None if it has no identity. Raise `RefusedError` or `TokenError`."""
+    if request.uid is not None and request.uid in policy.reverse_proxy_uids:
+        return _identity_from_reverse_proxy(request, policy)
+    _refuse_forged_headers(request.headers, policy)
+    if request.secret is None or not is_gatepass_shaped(request.secret):
+        return None
+    return _identity_from_token(request, policy, verify)
+
+
+def _identity_from_reverse_proxy(request: Request, policy: IdentityPolicy) -> Identity | None:
+    users = values_of(request.headers, policy.user_header)
+    if not users:
+        return None
+    user = users[0].decode("utf-8", "replace")
+    if len(users) > 1 or not user.strip() or not user.isprintable():
+        raise RefusedError(
+            ErrorCode.IDENTITY_FORGED,
+            "the reverse proxy must send the identity header exactly once, with one name in it: "
+            "have it remove the client's own header before it sets its own",
+        )
+    if request.secret is not None and is_gatepass_shaped(request.secret):
+        raise RefusedError(
+            ErrorCode.SECRET_MISPLACED,
+            "a gatepass token is for local callers: it does not come through a reverse proxy",
+        )
+    return Identity(user.strip(), _scopes_from_reverse_proxy(request.headers, policy), None)
+
+
+def _scopes_from_reverse_proxy(headers: Headers, policy: IdentityPolicy) -> frozenset[str] | None:
+    values = values_of(headers, policy.scopes_header) if policy.scopes_header else []
+    if len(values) > 1:
+        raise RefusedError(
+            ErrorCode.IDENTITY_FORGED,
+            "the reverse proxy sent two scopes headers: have it remove the client's own before it sets its own",
+        )
+    if not values:
+        return None
+    return frozenset(split_scope(values[0].decode("ascii", "replace").replace(",", " ")))
+
+
+def _refuse_forged_headers(headers: Headers, policy: IdentityPolicy) -> None:
+    for name, _ in headers:
+        canonical = canonical_name(name)
+        if canonical == policy.user_header:
+            raise RefusedError(
+                ErrorCode.IDENTITY_FORGED,
+                "the identity header counts only from the reverse proxy; a local caller needs a token (gatepass token)",
+            )
+        if is_forwarding(canonical):
+            raise RefusedError(
+                ErrorCode.FORWARDED,
+                f"the header '{canonical.decode('ascii', 'replace')}' counts only from the reverse proxy: a local "
+                "caller must not send it, and a proxy must be configured here with the user it runs as",
+            )
+
+
+def _identity_from_token(request: Request, policy: IdentityPolicy, verify: VerifyToken) -> Identity:
+    assert request.secret is not None  # noqa: S101 - `authenticate` has looked
+    if request.secret.startswith(NO_TOKEN_PREFIX):
+        raise no_token_error(request.secret)
+    if values_of(request.headers, b"origin"):
+        raise RefusedError(
+            ErrorCode.BROWSER_ORIGIN, "a gatepass token does not work from a browser: log in through the reverse proxy"
+        )
+    claims = verify(request.secret)
+    allowed = policy.users.get(claims.subject)
+    if allowed is None:
+        raise RefusedError(
+            ErrorCode.IDENTITY_UNKNOWN,
+            f"the token is good, but the gateway's proxy knows no user '{claims.subject}': add it to [identity.users]",
+        )
+    scopes = allowed.intersection(claims.scope)
+    if request.requested_scopes is not None:
+        scopes &= request.requested_scopes
+    return Identity(claims.subject, scopes, claims.token_id)

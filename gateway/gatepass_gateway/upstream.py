@@ -1,0 +1,94 @@
+"""The gateway behind: two ways to reach it that cannot be confused, and the check that it is the gateway.
+
+Connections that carry an identity come from a loopback address of their own, the only one that the gateway trusts
+as a proxy. All others come from 127.0.0.1, and the gateway believes no identity in them whatever a client wrote.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final, NamedTuple
+
+import anyio
+from anyio.abc import SocketStream
+
+from gatepass.errors import ErrorCode, TryLaterError
+from gatepass_gateway.sock_diag import Address, OwnedSocket, SockDiag
+
+_CONNECT_SECONDS: Final = 5
+_RETRY_SECONDS: Final = 2
+
+
+class Way(Enum):
+    """How a connection reaches the gateway."""
+
+    ANONYMOUS = "anonymous"
+    IDENTITY = "identity"
+
+
+class UpstreamSettings(NamedTuple):
+    """Where the gateway is, and whose it must be."""
+
+    address: Address
+    uid: int
+    """Owner of the gateway's listening socket. Any user may bind a port whose owner is down."""
+    anonymous_source: str
+    identity_source: str
+
+
+class Upstream:
+    """Opens connections to the gateway."""
+
+    def __init__(self, settings: UpstreamSettings, sock_diag: SockDiag) -> None:
+        self._settings = settings
+        self._sock_diag = sock_diag
+
+    @property
+    def authority(self) -> bytes:
+        """The gateway's own `Host`, for requests whose client's is not believed."""
+        host, port = self._settings.address
+        return (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode("ascii")
+
+    async def connect(self, way: Way) -> SocketStream:
+        """Return a connection to the gateway. Raise `TryLaterError` if it is down or somebody else holds its port.
+
+        The listener is looked up before and after: only if it is the same socket both times (its cookie never
+        comes back) was it the one that took the connection, and not one that was there for a moment between.
+        """
+        before = self._trusted_listener()
+        stream = await self._open(way)
+        if self._sock_diag.listener(self._settings.address) != before:
+            await anyio.aclose_forcefully(stream)
+            raise _unavailable("it restarted in this moment")
+        return stream
+
+    def _trusted_listener(self) -> OwnedSocket:
+        host, port = self._settings.address
+        listener = self._sock_diag.listener(self._settings.address)
+        if listener is None:
+            raise _unavailable(f"nothing listens on {host} port {port}")
+        if listener.uid != self._settings.uid:
+            raise TryLaterError(
+                ErrorCode.UPSTREAM_IMPOSTOR,
+                f"port {port} of the gateway is held by uid {listener.uid} instead of {self._settings.uid}: nothing "
+                "was sent there; stop that process, or correct 'upstream.user' if the gateway runs as that user",
+                retry_after=_RETRY_SECONDS,
+            )
+        return listener
+
+    async def _open(self, way: Way) -> SocketStream:
+        settings = self._settings
+        source = settings.identity_source if way is Way.IDENTITY else settings.anonymous_source
+        try:
+            with anyio.fail_after(_CONNECT_SECONDS):
+                return await anyio.connect_tcp(*settings.address, local_host=source)
+        except TimeoutError:
+            raise _unavailable("it takes no connections") from None
+        except OSError as error:
+            raise _unavailable(error.strerror or str(error)) from None
+
+
+def _unavailable(why: str) -> TryLaterError:
+    return TryLaterError(
+        ErrorCode.UPSTREAM_UNAVAILABLE, f"the gateway behind cannot be reached: {why}", retry_after=_RETRY_SECONDS
+    )

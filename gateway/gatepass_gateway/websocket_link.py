@@ -1,0 +1,108 @@
+"""One end of a WebSocket whose first frames are read one by one, before its bytes are only relayed."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Final, NamedTuple
+
+import anyio
+from anyio.abc import SocketStream
+
+from gatepass_gateway.connect_frame import MAX_CONNECT_FRAME
+from gatepass_gateway.http_peer import BROKEN, READ_SIZE
+from gatepass_gateway.ws_frames import (
+    CloseCode,
+    Frame,
+    FrameReader,
+    MessageAssembler,
+    Opcode,
+    WebSocketError,
+    encode_close,
+    encode_frame,
+)
+
+_MAX_SERVER_MESSAGE: Final = 16_777_216
+"""Bytes of the gateway's largest message before the login is complete: its `hello` holds a snapshot."""
+
+_MAX_CONTROL_FRAMES: Final = 64
+_CLOSE_SECONDS: Final = 2
+
+
+class ClosedByPeerError(Exception):
+    """The peer sent a close frame with this code and reason (RFC 6455 section 5.5.1)."""
+
+    def __init__(self, frame: Frame) -> None:
+        super().__init__("the peer closed the WebSocket")
+        self.code = int.from_bytes(frame.payload[:2], "big") or CloseCode.NORMAL
+        self.reason = frame.payload[2:].decode("utf-8", "replace")
+
+
+class Message(NamedTuple):
+    """A data message and the frames that it came in."""
+
+    payload: bytes
+    frames: tuple[bytes, ...]
+
+
+class WebSocketLink:
+    """The connection to a client (`peer_is_client`) or to the gateway behind."""
+
+    def __init__(self, stream: SocketStream, first_bytes: bytes, *, peer_is_client: bool) -> None:
+        self.stream = stream
+        self._masks = not peer_is_client
+        self._max_payload = MAX_CONNECT_FRAME if peer_is_client else _MAX_SERVER_MESSAGE
+        self._reader = FrameReader(masked=peer_is_client, max_payload=self._max_payload)
+        self._reader.feed(first_bytes)
+        self._closed = False
+
+    async def next_frame(self) -> Frame:
+        """Return the next whole frame. Raise `WebSocketError` and the stream's errors."""
+        while (frame := self._reader.next_frame()) is None:
+            self._reader.feed(await self.stream.receive(READ_SIZE))
+        return frame
+
+    async def next_message(self, other: WebSocketLink) -> Message:
+        """Return the next data message, whole; pass control frames on to `other`.
+
+        Raise `ClosedByPeerError` for a close frame, `WebSocketError` and the stream's errors.
+        """
+        assembler, frames, control_frames = MessageAssembler(self._max_payload), [], 0
+        while True:
+            frame = await self.next_frame()
+            if frame.opcode is Opcode.CLOSE:
+                raise ClosedByPeerError(frame)
+            if frame.opcode in (Opcode.PING, Opcode.PONG):
+                control_frames += 1
+                if control_frames > _MAX_CONTROL_FRAMES:
+                    raise WebSocketError(CloseCode.POLICY_VIOLATION, "too many control frames before the login")
+                await other.stream.send(frame.raw)
+                continue
+            frames.append(frame.raw)
+            payload = assembler.add(frame)
+            if payload is not None:
+                return Message(payload, tuple(frames))
+
+    async def send_frames(self, frames: tuple[bytes, ...]) -> None:
+        """Send frames as they came from the other end."""
+        for frame in frames:
+            await self.stream.send(frame)
+
+    async def send_text(self, payload: bytes) -> None:
+        """Send a text message in one frame."""
+        await self.stream.send(encode_frame(Opcode.TEXT, payload, masked=self._masks))
+
+    async def close(self, code: int, reason: str = "") -> None:
+        """Send a close frame, give the peer a moment to answer it, and end the connection. Once is enough."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(*BROKEN):
+            with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+                await self.stream.send(encode_close(code, reason, masked=self._masks))
+                await self.stream.send_eof()
+                while True:
+                    await self.stream.receive(READ_SIZE)
+
+    def take_rest(self) -> bytes:
+        """Return what was received beyond the frames that were read, for a relay to begin with."""
+        return self._reader.take_rest()

@@ -1,0 +1,194 @@
+"""One WebSocket of a client, from its upgrade to its end.
+
+The upgrade goes upstream without identity, so that the gateway's own challenge, answers and errors reach the client
+as if no proxy were there. Only when the first frame carries a token that verifies is a second connection opened,
+with the identity header, and the frame sent there without its credentials. Until the gateway has answered that
+frame nothing else of the client passes: no second `connect` can slip by unread.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
+from functools import partial
+from typing import Final, NamedTuple
+
+import anyio
+import h11
+import structlog
+
+from gatepass.errors import ErrorCode, GatepassError, TryLaterError
+from gatepass_gateway.concurrency import run_beside
+from gatepass_gateway.connect_frame import (
+    OPERATOR_ROLE,
+    ConnectFrame,
+    answer_to,
+    error_frame,
+    is_challenge,
+    parse_connect,
+    refuse_misplaced_secrets,
+    with_identity,
+)
+from gatepass_gateway.gate import Gate
+from gatepass_gateway.headers import Headers
+from gatepass_gateway.http_peer import HttpPeer
+from gatepass_gateway.refused import RefusedError
+from gatepass_gateway.shares import Share
+from gatepass_gateway.trusted_proxy import Identity, Request
+from gatepass_gateway.upstream import Way
+from gatepass_gateway.websocket_link import ClosedByPeerError, Message, WebSocketLink
+from gatepass_gateway.websocket_relay import relay
+from gatepass_gateway.websocket_upgrade import open_websocket, pass_upgrade, websocket_link
+from gatepass_gateway.ws_frames import CloseCode, WebSocketError
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("websocket")
+
+_GREETING_SECONDS: Final = 5
+"""How long a client may take to accept one frame of the gateway's greeting."""
+
+
+class WebSocketRequest(NamedTuple):
+    """An upgrade request and what is known of who sent it."""
+
+    upgrade: h11.Request
+    headers: Headers
+    uid: int | None
+    identity: Identity | None
+    """Whose it is already, by the reverse proxy's header or a bearer token."""
+
+
+async def serve_websocket(client: HttpPeer, request: WebSocketRequest, gate: Gate) -> None:
+    """Serve the WebSocket that `request` asks for until it ends. Raise `GatepassError` if it cannot be opened."""
+    with ExitStack() as held:
+        share = None if request.identity else held.enter_context(gate.shares.hold(request.uid))
+        async with await gate.upstream.connect(Way.IDENTITY if request.identity else Way.ANONYMOUS) as stream:
+            server = HttpPeer(stream, h11.CLIENT)
+            fields = gate.headers_upstream(request.headers, request.identity)
+            if await pass_upgrade(client, server, request.upgrade, fields):
+                session = _Session(websocket_link(client, peer_is_client=True), request, gate, share)
+                await session.run(websocket_link(server, peer_is_client=False))
+
+
+class _Session:
+    """An upgraded WebSocket: first the login, then the relay."""
+
+    def __init__(self, client: WebSocketLink, request: WebSocketRequest, gate: Gate, share: Share | None) -> None:
+        self._client = client
+        self._request = request
+        self._gate = gate
+        self._share = share
+
+    async def run(self, anonymous: WebSocketLink) -> None:
+        """Log in over `anonymous`, the connection that was upgraded, or over one with an identity; then relay."""
+        code: int
+        try:
+            async with AsyncExitStack() as opened:
+                server = await self._log_in(anonymous, opened)
+                await relay(self._client, server, self._gate.stopping)
+                return
+        except ClosedByPeerError as closed:
+            code, reason = closed.code, closed.reason
+        except WebSocketError as error:
+            code, reason = error.close_code, error.reason
+        except GatepassError as error:
+            _log.info("login_refused", uid=self._request.uid, reason=error.code, message=error.message)
+            code, reason = CloseCode.POLICY_VIOLATION, f"gatepass: {error.message}"
+        await anonymous.close(CloseCode.NORMAL, reason)
+        await self._client.close(code, reason)
+
+    async def _log_in(self, anonymous: WebSocketLink, opened: AsyncExitStack) -> WebSocketLink:
+        """Return the connection on which the gateway said yes. Raise what ends the session otherwise."""
+        first = await self._first_message(anonymous)
+        frame = parse_connect(first.payload)
+        try:
+            identity = await self._identify(frame)
+            if identity is None:
+                server = anonymous
+                await server.send_frames(first.frames)
+            else:
+                server = await opened.enter_async_context(self._open_with(identity))
+                await anonymous.close(CloseCode.NORMAL, "gatepass: continued with identity")
+                await self._send_as(identity, server, frame)
+            await self._pass_answer(server, frame.id)
+        except GatepassError as error:
+            await self._client.send_text(error_frame(frame.id, error))
+            raise
+        self._note_login(identity or self._request.identity)
+        return server
+
+    async def _first_message(self, server: WebSocketLink) -> Message:
+        """Return the client's first message, with the gateway's greeting passed on meanwhile."""
+        try:
+            with anyio.fail_after(self._gate.deadlines.first_frame):
+                return await run_beside(
+                    partial(self._client.next_message, server), partial(_pass_frames, server, self._client)
+                )
+        except TimeoutError:
+            raise RefusedError(ErrorCode.TIMEOUT, "no connect request came in time") from None
+
+    async def _identify(self, frame: ConnectFrame) -> Identity | None:
+        """Return the identity that the frame's token brings, or None if the frame may go on as it is."""
+        request, identity = self._request, None
+        if request.identity is None and frame.role == OPERATOR_ROLE:
+            identity = await self._gate.identify(Request(request.headers, request.uid, frame.secret, frame.scopes))
+            if identity is None and frame.brings_device_credential:
+                self._check_device_login()
+        refuse_misplaced_secrets(frame, besides_auth=identity is not None)
+        return identity
+
+    def _check_device_login(self) -> None:
+        if self._request.uid not in self._gate.device_login_uids:
+            raise RefusedError(
+                ErrorCode.DEVICE_LOGIN,
+                "a local operator logs in with a gatepass token here, not with a device token; to allow this user "
+                "both, name it in [device_logins] of the gateway proxy's configuration",
+            )
+
+    def _open_with(self, identity: Identity) -> AbstractAsyncContextManager[WebSocketLink]:
+        """Open a connection that carries the identity, at the same path; the query may hold anything."""
+        fields = self._gate.headers_upstream(self._request.headers, identity)
+        return open_websocket(self._gate.upstream, self._request.upgrade.target.partition(b"?")[0], fields)
+
+    async def _send_as(self, identity: Identity, server: WebSocketLink, frame: ConnectFrame) -> None:
+        """Send the frame without its credentials, in answer to a challenge that the client need not see."""
+        challenge = await self._next_before_login(server)
+        if not is_challenge(challenge.payload):
+            raise _no_answer("began with something else than a challenge")
+        await server.send_text(with_identity(frame, identity.scopes or frozenset()))
+
+    async def _pass_answer(self, server: WebSocketLink, request_id: str) -> None:
+        """Pass the gateway's messages on up to its answer to the login; return if that is yes, else when it closes."""
+        answer = None
+        while answer is None:
+            message = await self._next_before_login(server)
+            await self._client.send_frames(message.frames)
+            answer = answer_to(message.payload, request_id)
+        while not answer:
+            await self._client.send_frames((await self._next_before_login(server)).frames)
+
+    async def _next_before_login(self, server: WebSocketLink) -> Message:
+        try:
+            with anyio.fail_after(self._gate.deadlines.login):
+                return await server.next_message(self._client)
+        except TimeoutError:
+            raise _no_answer("did not answer the login in time") from None
+        except anyio.EndOfStream:
+            raise _no_answer("closed the connection at the login") from None
+
+    def _note_login(self, identity: Identity | None) -> None:
+        if self._share:
+            self._share.release()
+        if identity:
+            scopes = None if identity.scopes is None else sorted(identity.scopes)
+            _log.info("login", uid=self._request.uid, user=identity.user, jti=identity.token_id, scopes=scopes)
+
+
+async def _pass_frames(server: WebSocketLink, client: WebSocketLink) -> None:
+    """Pass whole frames on until the server ends the stream; cancelling loses none that was taken up."""
+    while True:
+        frame = await server.next_frame()
+        with anyio.fail_after(_GREETING_SECONDS, shield=True):
+            await client.stream.send(frame.raw)
+
+
+def _no_answer(what: str) -> TryLaterError:
+    return TryLaterError(ErrorCode.UPSTREAM_UNAVAILABLE, f"the gateway behind {what}", retry_after=2)
