@@ -130,7 +130,7 @@ def _nest_actors(actors: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _flatten_actors(act: dict[str, Any]) -> tuple[str, ...]:
-    actors = []
+    actors: list[str] = []
     level: Any = act
     while level is not None:
         if not isinstance(level, dict) or len(actors) == MAX_ACTORS:

@@ -24,8 +24,15 @@ Message = dict[str, Any]
 
 
 def encode_frame(message: Message) -> bytes:
-    """Return `message` as one frame. Raise `ProtocolError` if it would exceed `MAX_FRAME`."""
-    body: bytes = msgpack.packb(message, use_bin_type=True)
+    """Return `message` as one frame.
+
+    Raise `ProtocolError` if no frame can hold it: it is too long or too deep, or has an integer beyond 64 bits, or text
+    that is not Unicode (lone surrogates, as from an argv that is not UTF-8).
+    """
+    try:
+        body: bytes = msgpack.packb(message, use_bin_type=True)
+    except (ValueError, OverflowError) as error:
+        raise ProtocolError(f"a value in the message fits into no frame ({type(error).__name__})") from None
     if len(body) > MAX_FRAME:
         raise ProtocolError(f"the message has {len(body)} bytes, more than the {MAX_FRAME} that a frame may have")
     return len(body).to_bytes(_HEADER_BYTES, "big") + body

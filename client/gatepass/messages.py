@@ -14,6 +14,8 @@ from gatepass.frames import Message
 
 VERSION: Final = 1
 MAX_ID: Final = 2**32 - 1
+NO_ID: Final = 0
+"""The id of an error reply that concerns the connection, or a request whose id could not be read."""
 MAX_TEXT: Final = 4_096
 """Longest string parameter in characters; a token of this project has about 600."""
 
@@ -97,8 +99,8 @@ def parse_request(message: Message) -> Request:
     """
     fields = dict(message)
     request_id = fields.pop("id", None)
-    if not _is_uint(request_id, MAX_ID):
-        raise ProtocolError("the request has no 'id' that is an unsigned 32-bit integer")
+    if not _is_uint(request_id, MAX_ID) or request_id == NO_ID:
+        raise ProtocolError("the request has no 'id' between 1 and 4294967295")
     if fields.pop("v", None) != VERSION or isinstance(message["v"], bool):
         raise ProtocolError(
             f"the request is not of protocol version {VERSION}: update gatepass on the older side",
@@ -149,7 +151,7 @@ def parse_reply(message: Message, request_id: int) -> Message:
 
     Raise the error that an error reply stands for, and `ProtocolError` for anything that is not a reply to it.
     """
-    if message.get("id") != request_id:
+    if message.get("id") != request_id and (message.get("id") != NO_ID or message.get("ok") is not False):
         raise ProtocolError("the broker answered another request than the one that was sent")
     if message.get("ok") is True:
         return {key: value for key, value in message.items() if key not in ("id", "ok")}

@@ -4,11 +4,32 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Literal
+import time
+from typing import Final, Literal
 
 import structlog
 
+SELDOM: Final = 60.0
+"""Seconds between two warnings of a kind."""
+
 LogFormat = Literal["logfmt", "json"]
+
+
+class SeldomWarning:
+    """A warning that is written at most once a minute, with how often it was due since."""
+
+    def __init__(self, event: str) -> None:
+        self._event = event
+        self._next = 0.0
+        self._times = 0
+
+    def warn(self, **values: object) -> None:
+        """Write it, with `values` of this occasion, or count it."""
+        self._times += 1
+        now = time.monotonic()
+        if now >= self._next:
+            structlog.stdlib.get_logger().warning(self._event, times=self._times, **values)
+            self._next, self._times = now + SELDOM, 0
 
 
 def configure_logs(form: LogFormat) -> None:

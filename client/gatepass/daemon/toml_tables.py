@@ -7,10 +7,10 @@ import grp
 import pwd
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -22,9 +22,15 @@ _File = TypeVar("_File", bound=msgspec.Struct)
 def parse_tables(text: bytes, form: type[_File]) -> _File:
     """Return the tables in `text`, their form checked. Raise `ConfigurationError`, whose `where` is a key path."""
     try:
-        return msgspec.convert(tomllib.loads(text.decode("utf-8")), type=form, strict=True)
+        return check_tables(tomllib.loads(text.decode("utf-8")), form)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"this is not TOML: {error}") from None
+
+
+def check_tables(tables: Mapping[str, Any], form: type[_File]) -> _File:
+    """Return `tables`, as `tomllib` gives them, with their form checked. Raise `ConfigurationError`."""
+    try:
+        return msgspec.convert(tables, type=form, strict=True)
     except msgspec.ValidationError as error:
         raise _form_error(str(error), form) from None
 

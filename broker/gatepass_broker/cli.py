@@ -1,0 +1,201 @@
+"""The command `gatepass-broker`: reads options, chooses settings, and runs the broker."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from gatepass.errors import ConfigurationError, GatepassError
+
+if TYPE_CHECKING:
+    from gatepass_broker.settings import Settings
+
+DONE: Final = 0
+FAILURE: Final = 1
+USAGE: Final = 2
+MISCONFIGURED: Final = 6
+
+_NEEDED: Final = ("anyio", "cryptography", "msgspec", "structlog")
+
+_PERSONAL: Final = ("socket", "state_dir", "scope", "audience", "ttl")
+"""Options that only go with --loopback-user."""
+
+_DESCRIPTION: Final = """\
+Issue short-lived tokens to local programs, to those that the kernel and the rules vouch for.
+
+Either with a file, for a machine; or with options alone, for one person's own machine."""
+
+_EXAMPLES: Final = """\
+examples:
+  gatepass-broker --loopback-user derek@example.com
+      serve yourself only, on $XDG_RUNTIME_DIR/gatepass/broker.sock
+  gatepass-broker --loopback-user derek@example.com --scope operator.read
+      the same, for programs that shall only read
+  gatepass-broker --config /etc/gatepass/broker.toml --check
+      say what is wrong with a configuration, and where
+  gatepass-broker --config /etc/gatepass/broker.toml
+      serve the users that the file's [[rule]] tables name
+  gatepass-broker --config /etc/gatepass/broker.toml --check-journal
+      read the whole journal and say whether a record was changed or removed
+
+signals:
+  SIGHUP reads the file again and keeps the last good one if it is wrong; SIGTERM and SIGINT stop in good order.
+
+exit codes:
+  0 done, 1 failure, 2 wrong use, 6 misconfigured
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    _check_usage(parser, options)
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        return _fail(f"{', '.join(missing)} is missing; `pip install 'gatepass[broker]'`", FAILURE)
+    try:
+        return _command(options)
+    except ConfigurationError as error:
+        return _fail(error.message, MISCONFIGURED)
+    except GatepassError as error:
+        return _fail(error.message, FAILURE)
+    except OSError as error:
+        return _fail(f"{error.filename or 'the broker'}: {error.strerror}", FAILURE)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gatepass-broker",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"gatepass-broker {version('gatepass')}")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--config", metavar="FILE", type=Path, help="the configuration, TOML")
+    which.add_argument("--loopback-user", metavar="NAME", help="the identity that your own programs get")
+    _add_personal_options(parser)
+    parser.add_argument("--check", action="store_true", help="check the configuration and exit")
+    parser.add_argument("--check-journal", action="store_true", help="check every record of the journal and exit")
+    parser.add_argument(
+        "--loop",
+        choices=("auto", "asyncio", "uvloop"),
+        default="auto",
+        help="event loop (default: uvloop where it is installed)",
+    )
+    parser.add_argument("--log-format", choices=("logfmt", "json"), default="logfmt", help="form of the log on stderr")
+    return parser
+
+
+def _add_personal_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("with --loopback-user")
+    group.add_argument(
+        "--socket", metavar="PATH", type=Path, help="where to listen, in a directory that is yours alone"
+    )
+    group.add_argument("--state-dir", metavar="DIR", type=Path, help="journal (default: $XDG_STATE_HOME/gatepass)")
+    group.add_argument(
+        "--scope",
+        metavar="NAME",
+        action="append",
+        help="grant this scope; may be repeated (default: every operator scope of OpenClaw)",
+    )
+    group.add_argument(
+        "--audience", metavar="NAME", action="append", help="grant this audience; may be repeated (default: openclaw)"
+    )
+    group.add_argument("--ttl", metavar="SECONDS", type=int, help="life of a token, both default and longest")
+
+
+def _check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.config is None:
+        return
+    for name in _PERSONAL:
+        if getattr(options, name) is not None:
+            parser.error(f"--{name.replace('_', '-')} goes with --loopback-user; a file says it by itself")
+
+
+def _command(options: argparse.Namespace) -> int:
+    # Imported late, so that --help works and a missing extra is explained.
+    from gatepass.daemon.process import harden  # noqa: PLC0415
+
+    harden()
+    load = _loader(options)
+    settings = load()
+    if options.check:
+        rules = settings.rules
+        print(f"{rules.source}: no fault found; issuer {rules.issuer}, {len(rules.rules)} rules")
+        return DONE
+    if options.check_journal:
+        return _check_journal(settings.state_dir)
+    return _run(options, settings, None if options.config is None else load)
+
+
+def _loader(options: argparse.Namespace) -> Callable[[], Settings]:
+    from gatepass_broker.config import load  # noqa: PLC0415
+    from gatepass_broker.personal import DEFAULT_AUDIENCES, OPERATOR_SCOPES, personal  # noqa: PLC0415
+
+    if options.config is not None:
+        return lambda: load(options.config)
+    return lambda: personal(
+        options.loopback_user,
+        os.geteuid(),
+        os.environ,
+        socket=options.socket,
+        state_dir=options.state_dir,
+        scopes=options.scope or OPERATOR_SCOPES,
+        audiences=options.audience or DEFAULT_AUDIENCES,
+        ttl=options.ttl,
+    )
+
+
+def _check_journal(state_dir: Path) -> int:
+    from gatepass_broker.journal import check_journal  # noqa: PLC0415
+
+    directory = state_dir / "journal"
+    try:
+        report = check_journal(directory)
+    except OSError as error:
+        return _fail(f"{directory}: the journal cannot be read: {error.strerror}", FAILURE)
+    if report.problem:
+        return _fail(report.problem, FAILURE)
+    print(f"{directory}: {report.records} records in {report.segments} segments hold together")
+    print(f"the last one: {report.head.seq} {report.head.digest}")
+    return DONE
+
+
+def _run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Settings] | None) -> int:
+    import anyio  # noqa: PLC0415
+
+    from gatepass.daemon.logs import configure_logs  # noqa: PLC0415
+    from gatepass_broker.server import run  # noqa: PLC0415
+
+    installed = find_spec("uvloop") is not None
+    if options.loop == "uvloop" and not installed:
+        return _fail("uvloop is missing; `pip install 'gatepass[uvloop]'`, or leave out --loop", FAILURE)
+    configure_logs(options.log_format)
+    use_uvloop = installed and options.loop != "asyncio"
+    anyio.run(run, settings, version("gatepass"), reload, _ready, backend_options={"use_uvloop": use_uvloop})
+    return DONE
+
+
+def _ready(settings: Settings) -> None:
+    import structlog  # noqa: PLC0415
+
+    structlog.stdlib.get_logger().info(
+        "ready",
+        sockets=" ".join(str(entry.path) for entry in settings.sockets),
+        issuer=settings.rules.issuer,
+        rules=len(settings.rules.rules),
+    )
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"gatepass-broker: {message}", file=sys.stderr)
+    return code

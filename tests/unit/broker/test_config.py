@@ -1,0 +1,162 @@
+"""The configuration: what it means, and what is said about a wrong one."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+
+from gatepass.daemon.toml_tables import parse_tables
+from gatepass.errors import ConfigurationError, ErrorCode
+from gatepass_broker.config import load, resolve
+from gatepass_broker.peer import overflow_uid
+from gatepass_broker.personal import OPERATOR_SCOPES, personal
+from gatepass_broker.policy import Selector
+from gatepass_broker.schema import File
+from gatepass_broker.settings import Settings
+
+BASE = """
+[broker]
+id = "host"
+loopback_user = "derek@example.com"
+
+[[socket]]
+path = "/run/gatepass/broker.sock"
+
+[[rule]]
+uid = 1000
+scopes = ["operator.read"]
+"""
+
+
+def settings(text: str) -> Settings:
+    return resolve(parse_tables(text.encode(), File), source="broker.toml", digest="x")
+
+
+def error(text: str) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        settings(text)
+    assert caught.value.code is ErrorCode.MISCONFIGURED
+    return caught.value.message
+
+
+def test_defaults() -> None:
+    result = settings(BASE)
+    (rule,) = result.rules.rules
+
+    assert result.rules.issuer == "gatepass:host"
+    assert rule.selector == Selector(uids=(frozenset({1000}),))
+    assert rule.grant.identity == "derek@example.com"
+    assert (rule.grant.rule, rule.grant.audiences, rule.grant.max_ttl) == ("rule[0]", ("openclaw",), 3600)
+    assert result.state_dir == Path("/var/lib/gatepass")
+    assert result.jwks_file is None
+    (entry,) = result.sockets
+    assert (entry.mode, entry.owner, entry.group, entry.allow) == (0o660, None, None, frozenset({"request"}))
+
+
+def test_names_are_looked_up_at_load() -> None:
+    user, group = pwd.getpwuid(0).pw_name, grp.getgrgid(0).gr_name
+    text = BASE.replace("uid = 1000", f'user = ["{user}"]\ngroup = "{group}"\nuid = [0, 1]')
+
+    assert settings(text).rules.rules[0].selector == Selector(
+        uids=(frozenset({0, 1}), frozenset({0})), gids=(frozenset({0}),)
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("loopback_user", "loopback_usr", "broker: there is no key 'loopback_usr' here; did you mean 'loopback_user'?"),
+        ("[[rule]]", "[[rules]]", "there is no key 'rules' here; did you mean 'rule'?"),
+        ("scopes =", "scope =", "rule[0]: there is no key 'scope' here; did you mean 'scopes'?"),
+        ('scopes = ["operator.read"]', "", "rule[0]: the key 'scopes' is missing"),
+        ("uid = 1000", "", "rule[0]: say whom this rule is for"),
+        ("uid = 1000", "uid = true", "rule[0].uid: "),
+        ("uid = 1000", "uid = -1", "rule[0].uid: "),
+        ("uid = 1000", "uid = 4294967295", "rule[0].uid: "),
+        ("uid = 1000", f"uid = {overflow_uid()}", "it never matches"),
+        ("uid = 1000", 'user = "no-such-user"', "rule[0].user: there is no user 'no-such-user'"),
+        ("uid = 1000", 'group = "no-such-group"', "rule[0].group: there is no group"),
+        ("uid = 1000", "uid = 1000\nmax_ttl = 3601", "rule[0].max_ttl: 3601 is more than broker.max_ttl"),
+        ("uid = 1000", "uid = 1000\naudiences = []", "rule[0].audiences: name at least one"),
+        ("operator.read", "operator read", "rule[0].scopes: "),
+        ("operator.read", 'a\\"b', "rule[0].scopes: "),
+        ("derek@example.com", "derek@example@com", "more than one '@'"),
+        ("derek@example.com", "derek\\u0000", "broker.loopback_user: "),
+        ("derek@example.com", " derek", "broker.loopback_user: "),
+        ("derek@example.com", "d\\u0435rek@example.com", "broker.loopback_user: "),
+        ('id = "host"', 'id = "host"\ndefault_ttl = 4000', "broker.default_ttl: 4000 is more than"),
+        ('id = "host"', 'id = "host"\nmax_ttl = 100000', "broker.max_ttl: "),
+        ('id = "host"', 'id = "host"\nstate_dir = "state"', "not an absolute path"),
+        ("/run/gatepass/broker.sock", "@gatepass", "socket[0].path: abstract sockets have no permissions"),
+        ("/run/gatepass/broker.sock", "broker.sock", "socket[0].path: 'broker.sock' is not an absolute path"),
+        ('broker.sock"', 'broker.sock"\nmode = "4777"', "socket[0].mode: "),
+        ('broker.sock"', 'broker.sock"\ngroup = "no-such-group"', "socket[0].group: there is no group"),
+        ('broker.sock"', 'broker.sock"\nallow = ["everything"]', "socket[0].allow"),
+        ('[[socket]]\npath = "/run/gatepass/broker.sock"', "", "there is no [[socket]]"),
+        ("[broker]", "[broker", "(at line 2"),
+    ],
+)
+def test_what_is_wrong_where(old: str, new: str, expected: str) -> None:
+    assert old in BASE
+
+    assert expected in error(BASE.replace(old, new))
+
+
+def test_two_sockets_with_one_path() -> None:
+    assert "the same path" in error(BASE + '[[socket]]\npath = "/run/gatepass/broker.sock"\n')
+
+
+def test_errors_name_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "broker.toml"
+    path.write_text(BASE.replace("uid = 1000", "uid = true"))
+    path.chmod(0o600)
+
+    with pytest.raises(ConfigurationError) as caught:
+        load(path)
+    assert caught.value.message.startswith(f"{path}: rule[0].uid: ")
+
+
+def test_the_digest_is_that_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "broker.toml"
+    path.write_text(BASE)
+    path.chmod(0o600)
+    before = load(path).digest
+    path.write_text(BASE + "# changed\n")
+
+    assert load(path).digest != before
+
+
+class TestPersonal:
+    def environ(self, directory: Path) -> dict[str, str]:
+        return {"XDG_RUNTIME_DIR": str(directory), "XDG_STATE_HOME": str(directory / "state")}
+
+    def test_it_serves_this_user_only_with_everything(self, tmp_path: Path) -> None:
+        result = personal("derek@example.com", 1234, self.environ(tmp_path))
+        (rule,) = result.rules.rules
+        (entry,) = result.sockets
+
+        assert rule.selector == Selector(uids=(frozenset({1234}),))
+        assert (rule.grant.identity, rule.grant.scopes) == ("derek@example.com", OPERATOR_SCOPES)
+        assert (entry.path, entry.mode) == (tmp_path / "gatepass" / "broker.sock", 0o600)
+        assert entry.allow == {"request", "follow", "admin"}
+        assert result.jwks_file == tmp_path / "gatepass" / "jwks.json"
+        assert (tmp_path / "gatepass").stat().st_mode & 0o777 == 0o700
+
+    def test_options_narrow_it(self, tmp_path: Path) -> None:
+        result = personal("derek", 1, self.environ(tmp_path), scopes=["operator.read"], audiences=["a", "b"], ttl=60)
+        (rule,) = result.rules.rules
+
+        assert (rule.grant.scopes, rule.grant.audiences) == (("operator.read",), ("a", "b"))
+        assert (result.rules.default_ttl, rule.grant.max_ttl) == (60, 60)
+
+    def test_without_a_runtime_directory_it_says_what_to_do(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigurationError, match="--socket PATH"):
+            personal("derek", os.geteuid(), {"XDG_RUNTIME_DIR": str(tmp_path / "none")})
+
+    def test_a_bad_name_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigurationError, match="loopback_user"):
+            personal("derek\n", 1, self.environ(tmp_path))
