@@ -6,7 +6,7 @@ RUN := .venv/bin/python -m
 export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
 
-.PHONY: help setup test check e2e format clean
+.PHONY: help setup demo test check e2e format clean
 
 help:  ## say what there is
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -20,6 +20,9 @@ setup: .venv/.ready  ## make .venv with what the lock file names
 		{ echo "no virtual environment could be made; on Debian: apt-get install python3-venv"; exit 1; }
 	@$(UV) sync --quiet --frozen --all-extras
 	@touch $@
+
+demo: setup  ## show in a table who gets in at a gateway; OPENCLAW=1 with the real OpenClaw, from npm
+	@PYTHONPATH=tests $(RUN) demo $(if $(filter-out 0,$(OPENCLAW)),--openclaw)
 
 test: setup  ## everything but the end-to-end tests, in under two minutes
 	@$(RUN) pytest -q

@@ -40,9 +40,9 @@ class ErrorCode(StrEnum):
     TOKEN_BAD_SIGNATURE = "token_bad_signature"
     TOKEN_WRONG_ISSUER = "token_wrong_issuer"
     TOKEN_WRONG_AUDIENCE = "token_wrong_audience"
+    TOKEN_WRONG_BOOT = "token_wrong_boot"
     TOKEN_EXPIRED = "token_expired"
     TOKEN_NOT_YET_VALID = "token_not_yet_valid"
-    TOKEN_WRONG_BOOT = "token_wrong_boot"
     TOKEN_WRONG_UID = "token_wrong_uid"
 
     # A gateway: what a request brings besides, or instead of, a token.
@@ -81,7 +81,7 @@ class ProtocolError(GatepassError):
 
 
 class DeniedError(GatepassError):
-    """The broker refused. The same request from the same caller will be refused again."""
+    """The broker refused, or could not serve the request. The same from the same caller will be refused again."""
 
 
 class TryLaterError(GatepassError):

@@ -17,8 +17,9 @@ _Result = TypeVar("_Result")
 def run_as(account: Account, function: Callable[..., _Result], *args: Any) -> _Result:
     """Return what `function(*args)` returns in a forked child that is `account`.
 
-    A fork keeps the modules that are loaded: the other user need not be able to read the checkout.
+    A fork keeps the modules that are loaded: the other user need not be able to read the checkout, or Python itself.
     """
+    "localhost".encode("idna")  # loads what `getaddrinfo` needs and would only load in the child
     readable, writable = os.pipe()
     child = os.fork()
     if child == 0:

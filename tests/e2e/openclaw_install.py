@@ -24,6 +24,7 @@ from pathlib import Path
 
 OPENCLAW_VERSION = "2026.9.6"
 JOSE_VERSION = "6"
+MSGPACK_VERSION = "3"
 
 # OpenClaw refuses to run on anything older (`engines` in its package.json). The platform's own package is taken instead
 # of `node`, because that one fetches the binary in an install script, and install scripts are off here.
@@ -43,13 +44,15 @@ class InstallError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class OpenClawInstall:
-    """What the tests run: `node entry …`, and `jose` for checking tokens with somebody else's code."""
+    """What the tests run: `node entry …`, and what somebody else's code needs: `jose` and `@msgpack/msgpack`."""
 
     node: Path
     entry: Path
     version: str
     jose: Path
     """The `jose` package's directory; its parent is the `node_modules` to resolve it from."""
+    msgpack: Path
+    """The `node_modules` to resolve `@msgpack/msgpack` from."""
 
 
 def cache_dir() -> Path:
@@ -75,11 +78,13 @@ def ensure_openclaw(cache: Path | None = None) -> OpenClawInstall:
             finish=lambda modules: _run_once(node_binary, modules / "openclaw" / "openclaw.mjs"),
         )
         jose = _ensure(cache / f"jose{JOSE_VERSION}", [f"jose@{JOSE_VERSION}"])
+        msgpack = _ensure(cache / f"msgpack{MSGPACK_VERSION}", [f"@msgpack/msgpack@{MSGPACK_VERSION}"])
     return OpenClawInstall(
         node=node_binary,
         entry=openclaw / "openclaw" / "openclaw.mjs",
         version=OPENCLAW_VERSION,
         jose=jose / "jose",
+        msgpack=msgpack,
     )
 
 
@@ -196,7 +201,8 @@ def main() -> int:
         _say(str(error))
         return 1
     version = subprocess.run([install.node, "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    print(f"openclaw {install.version}  {install.entry}\nnode {version}  {install.node}\njose  {install.jose}")
+    print(f"openclaw {install.version}  {install.entry}\nnode {version}  {install.node}")
+    print(f"jose  {install.jose}\nmsgpack  {install.msgpack}")
     return 0
 
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -135,19 +136,22 @@ class Stack:
         """What the launcher answered to OpenClaw, one line each: for looking at what the gateway itself was given."""
 
     def __enter__(self) -> Stack:
-        self.model.__enter__()
-        self.broker.start()
-        self.proxy.start()
-        self.openclaw.write_config(self.openclaw_config())
-        self.openclaw.start()
+        """Start everything. If one part does not start, or somebody is impatient, the others end again."""
+        with ExitStack() as parts:
+            parts.callback(shutil.rmtree, self.directory, ignore_errors=True)
+            parts.enter_context(self.model)
+            parts.callback(self.broker.stop)
+            self.broker.start()
+            parts.callback(self.proxy.stop)
+            self.proxy.start()
+            parts.callback(self.openclaw.close)
+            self.openclaw.write_config(self.openclaw_config())
+            self.openclaw.start()
+            self._parts = parts.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.openclaw.close()
-        self.proxy.stop()
-        self.broker.stop()
-        self.model.__exit__(kind, error, at)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        self._parts.close()
 
     def environment(self) -> dict[str, str]:
         """Return the environment of gatepass commands."""

@@ -1,4 +1,4 @@
-"""HOSTILE 6 and 14 to 22: who is on the other end."""
+"""Attacks 6 and 14 to 22 (docs/threat-model.md): who is on the other end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HOSTILE 40, 51 and 52: the record of what was issued, under a full disk, SIGKILL, and people who edit it."""
+"""Attacks 40, 51 and 52 (docs/threat-model.md): the journal under a full disk, SIGKILL, and people who edit it."""
 
 from __future__ import annotations
 

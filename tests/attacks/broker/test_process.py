@@ -1,4 +1,4 @@
-"""HOSTILE 50: what the process keeps of its memory from others."""
+"""Attack 50 (docs/threat-model.md): what the process keeps of its memory from others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HOSTILE 1 to 12: the socket, its directory, and the files around it."""
+"""Attacks 1 to 12 (docs/threat-model.md): the socket, its directory, and the files around it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HOSTILE 26 to 32: what a client may send, or not send, and how many of them there may be."""
+"""Attacks 26 to 32 (docs/threat-model.md): what a client may send, or not send, and how many of them there may be."""
 
 from __future__ import annotations
 

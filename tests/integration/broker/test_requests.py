@@ -104,7 +104,7 @@ async def test_many_pipelined_requests_are_answered_in_order(tmp_path: Path) -> 
 async def test_one_client_gets_so_many_answers_in_a_row_and_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """HOSTILE 31: whatever one client has sent, others have their turn after `pipelined` replies."""
+    """Attack 31: whatever one client has sent, others have their turn after `pipelined` replies."""
     counts: list[int] = []
     replies = Conversation.replies
 
@@ -127,7 +127,7 @@ async def test_one_client_gets_so_many_answers_in_a_row_and_no_more(
 
 
 async def test_hundred_callers_at_once_each_get_their_own_token(tmp_path: Path) -> None:
-    """HOSTILE 32: any number of identical requests in parallel."""
+    """Attack 32: any number of identical requests in parallel."""
     tokens: list[str] = []
     async with running_broker(tmp_path, limits={"connections_per_uid": 200}) as broker:
 
