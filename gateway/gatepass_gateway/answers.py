@@ -18,6 +18,7 @@ _STATUS: Final = {
     ErrorCode.BROWSER_ORIGIN: 403,
     ErrorCode.DEVICE_LOGIN: 403,
     ErrorCode.TOO_MANY_CONNECTIONS: 503,
+    ErrorCode.UNAVAILABLE: 503,
     ErrorCode.UPSTREAM_UNAVAILABLE: 503,
     ErrorCode.UPSTREAM_IMPOSTOR: 503,
 }

@@ -13,7 +13,7 @@ from gatepass.daemon.toml_tables import errors_name_file, parse_tables, uid_of
 from gatepass.errors import ConfigurationError
 from gatepass.paths import default_socket
 from gatepass_gateway.gate import Deadlines
-from gatepass_gateway.headers import HOP_BY_HOP, Headers, canonical_name
+from gatepass_gateway.headers import HOP_BY_HOP, Headers, canonical_name, is_forwarding
 from gatepass_gateway.schema import File, IdentityTable, LimitsTable, UpstreamTable
 from gatepass_gateway.sock_diag import Address
 from gatepass_gateway.trusted_proxy import IdentityPolicy
@@ -63,7 +63,7 @@ def load(path: Path) -> Settings:
 
 def resolve(file: File, *, source: str) -> Settings:
     """Return the settings that `file` stands for. `source` names it to people. Raise `ConfigurationError`."""
-    listen = tuple((_ip(address, "listen.addresses"), file.listen.port) for address in file.listen.addresses)
+    listen = tuple((_loopback(address, "listen.addresses"), file.listen.port) for address in file.listen.addresses)
     upstream = _upstream(file.upstream)
     if upstream.address in listen or not listen:
         raise ConfigurationError("the proxy and the gateway behind need different ports", where="upstream.port")
@@ -81,7 +81,7 @@ def resolve(file: File, *, source: str) -> Settings:
         policy=_policy(file.identity, proxies),
         audience=file.identity.audience,
         client_address=_ip(file.identity.client_address, "identity.client_address").encode("ascii"),
-        extra_headers=frozenset(_header_name(name, "identity.extra_headers") for name in file.identity.extra_headers),
+        extra_headers=_extra_headers(file.identity),
         fixed_headers=_fixed_headers(file.identity),
         broker_socket=file.keys.broker_socket or default_socket(),
         jwks_file=Path(file.keys.jwks_file) if file.keys.jwks_file else None,
@@ -108,9 +108,12 @@ def _upstream(table: UpstreamTable) -> UpstreamSettings:
 
 
 def _policy(table: IdentityTable, reverse_proxy_uids: frozenset[int]) -> IdentityPolicy:
+    user_header = _header_name(table.user_header, "identity.user_header")
     scopes_header = _header_name(table.scopes_header, "identity.scopes_header") if table.scopes_header else None
+    if user_header in (scopes_header, b"x-forwarded-for"):
+        raise ConfigurationError("this header says something else already", where="identity.user_header")
     return IdentityPolicy(
-        user_header=_header_name(table.user_header, "identity.user_header"),
+        user_header=user_header,
         scopes_header=scopes_header,
         users={
             _matching(_HEADER_VALUE, user, "identity.users"): frozenset(
@@ -122,8 +125,21 @@ def _policy(table: IdentityTable, reverse_proxy_uids: frozenset[int]) -> Identit
     )
 
 
+def _extra_headers(table: IdentityTable) -> frozenset[bytes]:
+    where = "identity.extra_headers"
+    names = frozenset(_header_name(name, where) for name in table.extra_headers)
+    if names & _own_headers(table) or any(map(is_forwarding, names)):
+        raise ConfigurationError("a client must not bring what the proxy itself says about it", where=where)
+    return names
+
+
+def _own_headers(table: IdentityTable) -> frozenset[bytes]:
+    """Return the names of the headers that the proxy sets beside an identity."""
+    return frozenset((table.user_header.lower().encode(), table.scopes_header.lower().encode(), b"x-forwarded-for"))
+
+
 def _fixed_headers(table: IdentityTable) -> Headers:
-    own = {canonical_name(table.user_header.encode()), canonical_name(table.scopes_header.encode()), b"x-forwarded-for"}
+    own = _own_headers(table)
     fields = []
     for name, value in table.fixed_headers.items():
         where = f"identity.fixed_headers.'{name}'"
@@ -147,6 +163,17 @@ def _ip(text: str, where: str) -> str:
         return str(ipaddress.ip_address(text))
     except ValueError:
         raise ConfigurationError(f"'{text}' is not an IP address", where=where) from None
+
+
+def _loopback(text: str, where: str) -> str:
+    address = _ip(text, where)
+    if not ipaddress.ip_address(address).is_loopback:
+        raise ConfigurationError(
+            f"'{text}' can be reached from other machines, and to the gateway behind their requests would look local; "
+            "put a reverse proxy there and name it in [[reverse_proxy]]",
+            where=where,
+        )
+    return address
 
 
 def _ipv4_loopback(text: str, where: str) -> str:

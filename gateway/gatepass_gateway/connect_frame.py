@@ -164,7 +164,7 @@ def _brings_device_credential(auth: dict[str, Any], *, has_device: bool) -> bool
 def _parse_json(payload: bytes) -> dict[str, Any]:
     try:
         message = json.loads(payload.decode(), object_pairs_hook=_without_duplicates, parse_constant=_refuse)
-        json.dumps(message)  # what is nested so deeply that it can be read but not written is refused here
+        json.dumps(message, allow_nan=False)  # refuses what can be read but not written: deep nesting, 1e999
     except (ValueError, RecursionError):
         raise _bad("the first message is not JSON without duplicate names") from None
     if not isinstance(message, dict):

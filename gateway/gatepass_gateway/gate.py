@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from gatepass.clock import now
 from gatepass.errors import ErrorCode, TokenError
 from gatepass_gateway.headers import Headers, allowed_with_identity, end_to_end
 from gatepass_gateway.keys import KeySource
+from gatepass_gateway.refused import RefusedError
 from gatepass_gateway.shares import Shares
 from gatepass_gateway.stopping import Stopping
 from gatepass_gateway.trusted_proxy import Identity, IdentityPolicy, Request, authenticate
 from gatepass_gateway.upstream import Upstream
 from gatepass_gateway.verifier import Verifier
+
+_NO_KEYS: Final = "the gateway's proxy has not heard of any key yet: it cannot reach the broker, as its log says"
+_NO_KEYS_RETRY_SECONDS: Final = 2
 
 
 class Deadlines(NamedTuple):
@@ -52,10 +56,14 @@ class Gate:
         try:
             return self._authenticate(request)
         except TokenError as error:
-            # A broker that has just started signs with a key that this proxy may hear of in the next moment.
-            if error.code is not ErrorCode.TOKEN_UNKNOWN_KEY or not await self.keys.refreshed():
+            if error.code is not ErrorCode.TOKEN_UNKNOWN_KEY:
                 raise
-            return self._authenticate(request)
+            # A broker that has just started signs with a key that this proxy may hear of in the next moment.
+            if await self.keys.refreshed():
+                return self._authenticate(request)
+            if self.keys.current.table:
+                raise
+            raise RefusedError(ErrorCode.UNAVAILABLE, _NO_KEYS, retry_after=_NO_KEYS_RETRY_SECONDS) from None
 
     def _authenticate(self, request: Request) -> Identity | None:
         verifier = Verifier(self.audience, self.keys.current)
@@ -64,12 +72,14 @@ class Gate:
     def headers_upstream(self, headers: Headers, identity: Identity | None) -> Headers:
         """Return the header fields that the gateway gets to see for a request with these fields."""
         if identity is None:
-            return end_to_end(headers)
+            return self._with_host(end_to_end(headers))
         allowed = allowed_with_identity(
             end_to_end(headers), from_reverse_proxy=identity.token_id is None, extra=self.extra_headers
         )
+        own = (self.policy.user_header, self.policy.scopes_header)  # each once, even if it is a forwarding field
+        allowed = tuple(field for field in allowed if field[0] not in own)
         if identity.token_id is None:
-            return (*allowed, *self._identity_fields(identity))
+            return self._with_host((*allowed, *self._identity_fields(identity)))
         return (
             (b"host", self.upstream.authority),
             (b"x-forwarded-for", self.client_address),
@@ -77,6 +87,10 @@ class Gate:
             *self._identity_fields(identity),
             *self.fixed_headers,
         )
+
+    def _with_host(self, fields: Headers) -> Headers:
+        """Add the `Host` that an HTTP/1.0 client may leave out, and that goes with every request upstream."""
+        return fields if any(name == b"host" for name, _ in fields) else ((b"host", self.upstream.authority), *fields)
 
     def _identity_fields(self, identity: Identity) -> Headers:
         fields: Headers = ((self.policy.user_header, identity.user.encode()),)

@@ -96,12 +96,16 @@ def values_of(headers: Headers, name: bytes) -> list[bytes]:
 
 
 def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """Return the fields that pass a hop: all but the hop-by-hop ones and those that `Connection` names."""
+    """Return the fields that pass a hop: all but the hop-by-hop ones and those that `Connection` names.
+
+    Nobody can name what the message itself needs: without its length a body would be lost.
+    """
     fields = tuple(headers)
     named = {
         token.strip().lower() for key, value in fields if key.lower() == b"connection" for token in value.split(b",")
     }
-    return tuple((key, value) for key, value in fields if key.lower() not in HOP_BY_HOP | named)
+    ends_here = HOP_BY_HOP | (named - FRAMING - {b"host"})
+    return tuple((key, value) for key, value in fields if key.lower() not in ends_here)
 
 
 def allowed_with_identity(headers: Headers, *, from_reverse_proxy: bool, extra: frozenset[bytes]) -> Headers:

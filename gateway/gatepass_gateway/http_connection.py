@@ -41,7 +41,7 @@ async def _serve_request(client: HttpPeer, uid: int | None, gate: Gate) -> bool:
     if not isinstance(event, h11.Request):
         return False
     headers: Headers = tuple(event.headers)
-    _refuse_ambiguous(headers)
+    _refuse_ambiguous(event, headers)
     identity = await gate.identify(Request(headers, uid, bearer_secret(headers)))
     _refuse_stray_secrets(event.target, headers, identity)
     if _asks_for_websocket(event, headers):
@@ -61,8 +61,10 @@ def bearer_secret(headers: Headers) -> str | None:
     return None
 
 
-def _refuse_ambiguous(headers: Headers) -> None:
+def _refuse_ambiguous(request: h11.Request, headers: Headers) -> None:
     """Refuse what two servers could read in two ways (RFC 9112 section 11.2), beyond what h11 refuses itself."""
+    if not request.target.startswith(b"/"):
+        raise RefusedError(ErrorCode.BAD_REQUEST, "the request's target is not a path: this is no forward proxy")
     names = [name for name, _ in headers]
     if b"transfer-encoding" in names and b"content-length" in names:
         raise RefusedError(ErrorCode.BAD_REQUEST, "the request has both a Content-Length and a Transfer-Encoding")
@@ -74,9 +76,10 @@ def _refuse_ambiguous(headers: Headers) -> None:
 def _refuse_stray_secrets(target: bytes, headers: Headers, identity: Identity | None) -> None:
     """Refuse anything gatepass-shaped that would be passed on: in the target, or in a header of any name.
 
-    A verified bearer token is not passed on, so beside an identity the header fields are built from a list.
+    The token that gave the identity is not passed on, and so may stand where it is.
     """
-    values = () if identity else tuple(value for _, value in headers)
+    verified = identity is not None and identity.token_id is not None
+    values = (value for name, value in headers if not (verified and name == b"authorization"))
     if is_gatepass_shaped(b"\n".join((target, *values)).decode("latin-1")):
         raise RefusedError(
             ErrorCode.SECRET_MISPLACED,
@@ -87,8 +90,12 @@ def _refuse_stray_secrets(target: bytes, headers: Headers, identity: Identity | 
 
 def _asks_for_websocket(request: h11.Request, headers: Headers) -> bool:
     """Whether this is a WebSocket upgrade (RFC 6455 section 4.1). Any other upgrade is ignored, as HTTP allows."""
-    if [value.lower() for value in values_of(headers, b"upgrade")] != [b"websocket"]:
+    if [value.lower() for name, value in headers if name == b"upgrade"] != [b"websocket"]:
         return False
-    if request.method != b"GET" or any(name in (b"content-length", b"transfer-encoding") for name, _ in headers):
-        raise RefusedError(ErrorCode.BAD_REQUEST, "a WebSocket upgrade is a GET without a body")
+    if (
+        request.http_version < b"1.1"
+        or request.method != b"GET"
+        or any(name in (b"content-length", b"transfer-encoding") for name, _ in headers)
+    ):
+        raise RefusedError(ErrorCode.BAD_REQUEST, "a WebSocket upgrade is an HTTP/1.1 GET without a body")
     return True

@@ -33,7 +33,9 @@ async def exchange(client: HttpPeer, request: h11.Request, headers: Headers, ups
         fields = [*headers, (b"connection", b"close"), *_framing(request)]
         await server.send(h11.Request(method=request.method, target=request.target, headers=fields))
         await run_beside(partial(pass_answer_back, server, client), partial(_pass_request_on, client, server))
-    return client.state.their_state is h11.DONE
+    if client.state.their_state is h11.SEND_BODY:
+        await client.linger()  # the gateway answered before the whole request was there
+    return client.state.states == {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}
 
 
 def _framing(request: h11.Request) -> Headers:
@@ -68,16 +70,20 @@ async def pass_answer_back(server: HttpPeer, client: HttpPeer, first: h11.Event 
         event = first or await next_of_answer(server, answered=client.state.our_state is h11.SEND_BODY)
         first = None
         if isinstance(event, h11.Response):
-            await client.send(
-                h11.Response(
-                    status_code=event.status_code, reason=event.reason, headers=list(end_to_end(event.headers))
-                )
-            )
+            await client.send(_answer_head(event))
         elif isinstance(event, h11.Data):
             await client.send(event)
         elif isinstance(event, h11.EndOfMessage):
             await client.send(h11.EndOfMessage())
             return
+
+
+def _answer_head(response: h11.Response) -> h11.Response:
+    headers = end_to_end(response.headers)
+    if any(name == b"transfer-encoding" for name, _ in response.headers):
+        # A length beside a chunked body means nothing (RFC 9112 section 6.3), and would be held against the body here.
+        headers = tuple(field for field in headers if field[0] != b"content-length")
+    return h11.Response(status_code=response.status_code, reason=response.reason, headers=list(headers))
 
 
 async def next_of_answer(server: HttpPeer, *, answered: bool = False) -> h11.Event:

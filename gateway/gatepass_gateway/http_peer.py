@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Final, cast
 
 import anyio
@@ -36,11 +37,14 @@ class HttpPeer:
     def __init__(self, stream: SocketStream, role: type[h11.CLIENT] | type[h11.SERVER]) -> None:
         self.stream = stream
         self.state = h11.Connection(role, max_incomplete_event_size=MAX_HEAD)
+        self._asked_for_head = False
 
     async def next_event(self) -> Event:
         """Return what the peer sent next. Raise `h11.RemoteProtocolError` and the stream's errors."""
         while True:
             event = self.state.next_event()
+            if isinstance(event, h11.Request):
+                self._asked_for_head = event.method == b"HEAD"
             if event is not h11.NEED_DATA:
                 return cast("Event", event)  # mypy does not narrow h11's sentinel types
             if self.state.they_are_waiting_for_100_continue:
@@ -68,18 +72,19 @@ class HttpPeer:
             return
         refusal = answer(error)
         await self.send(h11.Response(status_code=refusal.status, headers=list(refusal.headers)))
-        await self.send(h11.Data(data=refusal.body))
+        if not self._asked_for_head:
+            await self.send(h11.Data(data=refusal.body))
         await self.send(h11.EndOfMessage())
         if linger:
-            await self._linger()
+            await self.linger()
 
-    async def _linger(self) -> None:
+    async def linger(self) -> None:
         """Say that nothing more comes, and take what the peer was still sending.
 
         To close at once with something unread makes the kernel reset the connection, and the peer lose the answer.
         """
         taken = 0
-        with anyio.move_on_after(_LINGER_SECONDS):
+        with anyio.move_on_after(_LINGER_SECONDS), contextlib.suppress(*BROKEN):
             await self.stream.send_eof()
             while taken < _LINGER_BYTES:
                 taken += len(await self.stream.receive(READ_SIZE))

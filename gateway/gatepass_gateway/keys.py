@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -103,7 +104,7 @@ class BrokerKeys:
         result = parse_reply(message, _REQUEST_ID)
         try:
             self._current = key_set(field(result, "issuer", str), field(result, "keys", list))
-        except ValueError as error:
+        except (ValueError, AttributeError, TypeError) as error:
             raise ProtocolError(f"the broker's keys cannot be used: {error}") from None
         self._changed.set()
         self._changed = anyio.Event()
@@ -129,8 +130,11 @@ class JwksFileKeys:
                 self._seen = seen
                 self._current = self._read()
                 _log.info("keys", file=str(self._path), keys=[key.kid for key in self._current.table.values()])
-        except (OSError, ConfigurationError) as error:
+        except OSError as error:
+            self._seen = None  # look again, also at the same file
             _log.warning("keys_unreadable", reason=str(error))
+        except ConfigurationError as error:
+            _log.warning("keys_unreadable", reason=error.message)
         return self._current
 
     async def run(self) -> None:
@@ -144,6 +148,8 @@ class JwksFileKeys:
     def _read(self) -> KeySet:
         descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
+            if os.fstat(descriptor).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise ConfigurationError("others than its owner can write to this file", where=str(self._path))
             text = file.read(_MAX_JWKS_BYTES)
         try:
             document = json.loads(text)
@@ -151,11 +157,3 @@ class JwksFileKeys:
             return key_set(self._issuer, keys)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigurationError(f"not a set of gatepass keys ({error})", where=str(self._path)) from None
-
-
-def key_source(socket_path: str | None, jwks_file: str | None, issuer: str | None) -> KeySource:
-    """Return the configured source: the JWKS file if there is one, else the broker's socket."""
-    if jwks_file is not None:
-        return JwksFileKeys(Path(jwks_file), issuer)
-    assert socket_path is not None  # noqa: S101 - the configuration has a default
-    return BrokerKeys(socket_path)

@@ -21,14 +21,18 @@ class ListenTable(_Table, frozen=True):
     """`[listen]`: where clients connect."""
 
     port: Port
+    """The port that local programs dial."""
     addresses: tuple[Name, ...] = ("127.0.0.1",)
+    """Loopback addresses only. Add `"::1"` where clients dial `localhost` and get that first."""
 
 
 class UpstreamTable(_Table, frozen=True):
     """`[upstream]`: the gateway behind."""
 
     port: Port
+    """The port that the gateway itself listens on."""
     address: Name = "127.0.0.1"
+    """In 127.0.0.0/8."""
     user: Name | Id | None = None
     """Who runs it, by name or uid. Default: whoever runs this program."""
     identity_source: Name = "127.7.7.7"
@@ -39,12 +43,16 @@ class IdentityTable(_Table, frozen=True):
     """`[identity]`: who may be who, and how the gateway behind is told."""
 
     user_header: Name
+    """The header that says who it is: to the gateway behind, and from a reverse proxy. Best with 128 random bits in its
+    name."""
     users: dict[Name, tuple[str, ...]]
-    """Identity to the widest scopes that it may have through this proxy."""
+    """Identities that tokens may bring, each with the widest scopes that it may have through this proxy."""
     audience: Name = "openclaw"
+    """Tokens for any other audience are refused."""
     scopes_header: str = "x-openclaw-scopes"
-    """ "" for a gateway that has none."""
+    """The header that caps the scopes of a request; `""` for a gateway that has none."""
     client_address: Name = "192.0.0.8"
+    """Sent as `X-Forwarded-For` beside a token's identity. The default means 'no network client' (RFC 7600)."""
     extra_headers: tuple[Name, ...] = ()
     """Names of request headers that may pass beside an identity, besides the built-in list."""
     fixed_headers: dict[Name, str] = {}
@@ -55,7 +63,10 @@ class KeysTable(_Table, frozen=True):
     """`[keys]`: where the broker's keys come from; one of the two, by default the broker's usual socket."""
 
     broker_socket: Name | None = None
+    """The broker's socket. Default: `$GATEPASS_SOCKET`, else a personal broker's if it is there, else
+    `/run/gatepass/broker.sock`."""
     jwks_file: Name | None = None
+    """A file of public keys, read again whenever it was replaced. Only its owner may be able to write to it."""
     issuer: Name | None = None
     """With `jwks_file`: accept tokens of this issuer only."""
 
@@ -64,25 +75,33 @@ class ReverseProxyTable(_Table, frozen=True):
     """`[[reverse_proxy]]`: a local reverse proxy whose identity header counts."""
 
     user: Name | Id
+    """The user it runs as, by name or uid. No local client may run as the same user."""
 
 
 class DeviceLoginsTable(_Table, frozen=True):
     """`[device_logins]`: local users who may log in as operators by a credential that OpenClaw gave to a device."""
 
     users: tuple[Name | Id, ...] = ()
+    """By name or uid."""
 
 
 class LimitsTable(_Table, frozen=True):
     """`[limits]`."""
 
     connections: Annotated[int, Meta(ge=1, le=100_000)] = 512
+    """Open connections in all."""
     connections_per_uid: Annotated[int, Meta(ge=1, le=100_000)] = 128
+    """Open connections of one user."""
     waiting: Annotated[int, Meta(ge=1, le=100_000)] = 24
     """WebSockets without a login; OpenClaw itself stops at 32."""
     waiting_per_uid: Annotated[int, Meta(ge=1, le=100_000)] = 6
+    """Of one user; less than `waiting`."""
     head_seconds: Seconds = 10
+    """For the header of a request to be complete."""
     first_frame_seconds: Seconds = 3
+    """From the WebSocket's upgrade to the end of its first message."""
     login_seconds: Seconds = 20
+    """From that message to the gateway's answer."""
 
 
 class File(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -87,10 +87,15 @@ class _Proxy:
 
     async def _serve(self, connection: socket.socket) -> None:
         """Serve one client. Its owner is asked for once, here: no connection exists further in without an answer."""
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         uid = self._owner(connection)
         try:
-            async with await SocketStream.from_socket(connection) as stream:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            stream = await SocketStream.from_socket(connection)
+        except (OSError, ValueError):  # reset already: anyio calls what has no peer a wrong argument
+            connection.close()
+            return
+        try:
+            async with stream:
                 await self._serve_stream(stream, uid)
         except BROKEN:
             return

@@ -71,9 +71,10 @@ def authenticate(request: Request, policy: IdentityPolicy, verify: VerifyToken) 
 def _identity_from_reverse_proxy(request: Request, policy: IdentityPolicy) -> Identity | None:
     users = values_of(request.headers, policy.user_header)
     if not users:
+        _refuse_as_if_local(request.headers)
         return None
-    user = users[0].decode("utf-8", "replace")
-    if len(users) > 1 or not user.strip() or not user.isprintable():
+    user = users[0].decode("utf-8", "replace").strip()
+    if len(users) > 1 or not user or not user.isprintable() or "\ufffd" in user:
         raise RefusedError(
             ErrorCode.IDENTITY_FORGED,
             "the reverse proxy must send the identity header exactly once, with one name in it: "
@@ -84,7 +85,17 @@ def _identity_from_reverse_proxy(request: Request, policy: IdentityPolicy) -> Id
             ErrorCode.SECRET_MISPLACED,
             "a gatepass token is for local callers: it does not come through a reverse proxy",
         )
-    return Identity(user.strip(), _scopes_from_reverse_proxy(request.headers, policy), None)
+    return Identity(user, _scopes_from_reverse_proxy(request.headers, policy), None)
+
+
+def _refuse_as_if_local(headers: Headers) -> None:
+    """Refuse a request that the reverse proxy passed on without a word of where it comes from."""
+    if not any(is_forwarding(canonical_name(name)) for name, _ in headers):
+        raise RefusedError(
+            ErrorCode.FORWARDED,
+            "the reverse proxy sent neither an identity nor X-Forwarded-For: have it set both, or the gateway behind "
+            "takes strangers for local callers",
+        )
 
 
 def _scopes_from_reverse_proxy(headers: Headers, policy: IdentityPolicy) -> frozenset[str] | None:

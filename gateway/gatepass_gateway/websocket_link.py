@@ -25,6 +25,9 @@ _MAX_SERVER_MESSAGE: Final = 16_777_216
 """Bytes of the gateway's largest message before the login is complete: its `hello` holds a snapshot."""
 
 _MAX_CONTROL_FRAMES: Final = 64
+_MAX_FRAGMENTS: Final = 1_024
+"""Of one message: empty ones cost memory and never reach its limit in bytes."""
+
 _CLOSE_SECONDS: Final = 2
 
 
@@ -78,6 +81,8 @@ class WebSocketLink:
                 await other.stream.send(frame.raw)
                 continue
             frames.append(frame.raw)
+            if len(frames) > _MAX_FRAGMENTS:
+                raise WebSocketError(CloseCode.POLICY_VIOLATION, "too many fragments before the login")
             payload = assembler.add(frame)
             if payload is not None:
                 return Message(payload, tuple(frames))

@@ -63,7 +63,7 @@ async def serve_websocket(client: HttpPeer, request: WebSocketRequest, gate: Gat
         async with await gate.upstream.connect(Way.IDENTITY if request.identity else Way.ANONYMOUS) as stream:
             server = HttpPeer(stream, h11.CLIENT)
             fields = gate.headers_upstream(request.headers, request.identity)
-            if await pass_upgrade(client, server, request.upgrade, fields):
+            if await pass_upgrade(client, server, request.upgrade, fields, seconds=gate.deadlines.login):
                 session = _Session(websocket_link(client, peer_is_client=True), request, gate, share)
                 await session.run(websocket_link(server, peer_is_client=False))
 
@@ -103,7 +103,7 @@ class _Session:
             identity = await self._identify(frame)
             if identity is None:
                 server = anonymous
-                await server.send_frames(first.frames)
+                await self._send_on(server, frame, first)
             else:
                 server = await opened.enter_async_context(self._open_with(identity))
                 await anonymous.close(CloseCode.NORMAL, "gatepass: continued with identity")
@@ -132,8 +132,13 @@ class _Session:
             identity = await self._gate.identify(Request(request.headers, request.uid, frame.secret, frame.scopes))
             if identity is None and frame.brings_device_credential:
                 self._check_device_login()
-        refuse_misplaced_secrets(frame, besides_auth=identity is not None)
+        refuse_misplaced_secrets(frame, besides_auth=identity is not None or self._is_tokens_upgrade)
         return identity
+
+    @property
+    def _is_tokens_upgrade(self) -> bool:
+        """Whether the upgrade itself brought a token, so that the connection carries an identity already."""
+        return self._request.identity is not None and self._request.identity.token_id is not None
 
     def _check_device_login(self) -> None:
         if self._request.uid not in self._gate.device_login_uids:
@@ -146,7 +151,18 @@ class _Session:
     def _open_with(self, identity: Identity) -> AbstractAsyncContextManager[WebSocketLink]:
         """Open a connection that carries the identity, at the same path; the query may hold anything."""
         fields = self._gate.headers_upstream(self._request.headers, identity)
-        return open_websocket(self._gate.upstream, self._request.upgrade.target.partition(b"?")[0], fields)
+        path = self._request.upgrade.target.partition(b"?")[0]
+        return open_websocket(self._gate.upstream, path, fields, seconds=self._gate.deadlines.login)
+
+    async def _send_on(self, server: WebSocketLink, frame: ConnectFrame, first: Message) -> None:
+        """Send the first message to where the client's upgrade went: as it came, unless a token's identity is there.
+
+        Beside that no other credential may stand: a device's would add its scopes, and be answered with a new one.
+        """
+        if self._is_tokens_upgrade:
+            await server.send_text(with_identity(frame, frame.scopes))
+        else:
+            await server.send_frames(first.frames)
 
     async def _send_as(self, identity: Identity, server: WebSocketLink, frame: ConnectFrame) -> None:
         """Send the frame without its credentials, in answer to a challenge that the client need not see."""

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final, TypeGuard
 
+import anyio
 import h11
 
 from gatepass.errors import ErrorCode, TryLaterError
@@ -23,7 +24,9 @@ _UPGRADE: Final[Headers] = ((b"connection", b"Upgrade"), (b"upgrade", b"websocke
 _PREFIX: Final = b"sec-websocket-"
 
 
-async def pass_upgrade(client: HttpPeer, server: HttpPeer, request: h11.Request, fields: Headers) -> bool:
+async def pass_upgrade(
+    client: HttpPeer, server: HttpPeer, request: h11.Request, fields: Headers, *, seconds: float
+) -> bool:
     """Pass the client's upgrade on with `fields` and the gateway's answer back. Return whether it was accepted.
 
     Extensions are not offered: a compressed frame could not be read.
@@ -32,7 +35,7 @@ async def pass_upgrade(client: HttpPeer, server: HttpPeer, request: h11.Request,
     kept = tuple(field for field in offered if field[0] != b"sec-websocket-extensions")
     await _send_upgrade(server, request.target, (*_without_handshake(fields), *kept))
     await client.next_event()  # the end of a request without a body
-    event = await next_of_answer(server)
+    event = await _answer_within(server, seconds)
     if not _is_switch(event):
         await pass_answer_back(server, client, event)
         return False
@@ -42,14 +45,16 @@ async def pass_upgrade(client: HttpPeer, server: HttpPeer, request: h11.Request,
 
 
 @asynccontextmanager
-async def open_websocket(upstream: Upstream, target: bytes, fields: Headers) -> AsyncIterator[WebSocketLink]:
+async def open_websocket(
+    upstream: Upstream, target: bytes, fields: Headers, *, seconds: float
+) -> AsyncIterator[WebSocketLink]:
     """Open a WebSocket of the proxy's own, with an identity in `fields`. Raise `TryLaterError` if it is refused."""
     key = base64.b64encode(os.urandom(16))
     async with await upstream.connect(Way.IDENTITY) as stream:
         server = HttpPeer(stream, h11.CLIENT)
         own = ((b"sec-websocket-key", key), (b"sec-websocket-version", b"13"))
         await _send_upgrade(server, target, (*_without_handshake(fields), *own))
-        event = await next_of_answer(server)
+        event = await _answer_within(server, seconds)
         if not _is_switch(event) or values_of(tuple(event.headers), b"sec-websocket-accept") != [_accept(key)]:
             status = event.status_code if isinstance(event, h11.Response) else "no WebSocket"
             raise TryLaterError(
@@ -68,6 +73,17 @@ def websocket_link(peer: HttpPeer, *, peer_is_client: bool) -> WebSocketLink:
 async def _send_upgrade(server: HttpPeer, target: bytes, fields: Headers) -> None:
     await server.send(h11.Request(method=b"GET", target=target, headers=[*fields, *_UPGRADE]))
     await server.send(h11.EndOfMessage())
+
+
+async def _answer_within(server: HttpPeer, seconds: float) -> h11.Event:
+    """Return the gateway's answer to an upgrade. Raise `TryLaterError` if there is none in time."""
+    try:
+        with anyio.fail_after(seconds):
+            return await next_of_answer(server)
+    except TimeoutError:
+        raise TryLaterError(
+            ErrorCode.UPSTREAM_UNAVAILABLE, "the gateway behind did not answer the upgrade in time", retry_after=2
+        ) from None
 
 
 def _without_handshake(fields: Headers) -> Headers:
