@@ -25,7 +25,7 @@ demo: setup  ## show in a table who gets in at a gateway; OPENCLAW=1 with the re
 	@PYTHONPATH=tests $(RUN) demo $(if $(filter-out 0,$(OPENCLAW)),--openclaw)
 
 test: setup  ## everything but the end-to-end tests, in under two minutes
-	@$(RUN) pytest -q
+	@$(RUN) pytest -q -n auto --dist worksteal
 
 check: setup  ## formatting, lint, types, import contracts
 	@$(RUN) ruff format --check --quiet . || { $(RUN) ruff format --diff .; exit 1; }

@@ -1,7 +1,7 @@
 """A gateway that takes gatepass tokens itself, over HTTP and WebSocket, with no proxy before it.
 
 It runs in trusted-proxy mode: people come through a reverse proxy, which says who they are in a header; local programs
-bring a token. All that gatepass adds to it is `Door`; the rest is any Python server, here one made with `websockets`:
+bring a token. What gatepass adds is the `Authenticator`; the rest is any Python server, here made with `websockets`:
 
     gatepass-broker --loopback-user derek@example.com --audience demo --scope operator.read &
     python -m demo.embedded_gateway --port 8080 &
@@ -24,18 +24,21 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
-from gatepass.clock import now
 from gatepass.daemon.logs import configure_logs
-from gatepass.errors import ErrorCode, GatepassError, TokenError
+from gatepass.errors import ErrorCode, GatepassError
 from gatepass.paths import default_socket
+from gatepass_gateway import (
+    Authenticator,
+    BrokerKeys,
+    Identity,
+    IdentityPolicy,
+    RefusedError,
+    Request,
+    SockDiag,
+    bearer_secret,
+)
 from gatepass_gateway.answers import answer
 from gatepass_gateway.connect_frame import MAX_CONNECT_FRAME, ConnectFrame, error_frame, parse_connect
-from gatepass_gateway.http_connection import bearer_secret
-from gatepass_gateway.keys import BrokerKeys, KeySource
-from gatepass_gateway.refused import RefusedError
-from gatepass_gateway.sock_diag import SockDiag
-from gatepass_gateway.trusted_proxy import Identity, IdentityPolicy, Request, authenticate
-from gatepass_gateway.verifier import Verifier
 
 AUDIENCE: Final = "demo"
 USER_HEADER: Final = "x-demo-user"
@@ -46,53 +49,16 @@ _FIRST_MESSAGE_SECONDS: Final = 3
 _POLICY_VIOLATION: Final = 1008
 
 
-class Door:
-    """Says whose request it is."""
-
-    def __init__(self, policy: IdentityPolicy, keys: KeySource, sock_diag: SockDiag) -> None:
-        self._policy = policy
-        self._keys = keys
-        self._sock_diag = sock_diag
-
-    def request_of(self, connection: ServerConnection, http_request: HttpRequest) -> Request:
-        """Return what decides: the headers, the bearer token, and who owns the client's end of the connection."""
-        fields = tuple(
-            (name.lower().encode("latin-1"), value.encode("latin-1"))
-            for name, value in http_request.headers.raw_items()
-        )
-        return Request(fields, self._owner(connection), bearer_secret(fields))
-
-    async def identify(self, request: Request) -> Identity | None:
-        """Return whose request it is, or None if it has no identity. Raise `GatepassError` if it must be refused."""
-        try:
-            return self._authenticate(request)
-        except TokenError as error:
-            # A broker that has just started signs with a key that may be news here.
-            if error.code is not ErrorCode.TOKEN_UNKNOWN_KEY or not await self._keys.refreshed():
-                raise
-            return self._authenticate(request)
-
-    def _authenticate(self, request: Request) -> Identity | None:
-        verifier = Verifier(AUDIENCE, self._keys.current)
-        return authenticate(request, self._policy, lambda token: verifier.verify(token, request.uid, now()))
-
-    def _owner(self, connection: ServerConnection) -> int | None:
-        """Return the uid that the kernel names. Nothing in a request can claim it; unknown is nobody."""
-        with suppress(OSError):
-            return self._sock_diag.connection_uid(connection.remote_address[:2], connection.local_address[:2])
-        return None
-
-
 class Gateway:
     """Tells each caller who it is; a caller without identity is turned away. `websockets` takes GET requests only."""
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
+    def __init__(self, authenticator: Authenticator) -> None:
+        self._authenticator = authenticator
 
     async def answer_http(self, connection: ServerConnection, http_request: HttpRequest) -> Response | None:
         """Answer a plain request, or refuse a WebSocket's upgrade. Return None to let the upgrade go on."""
         try:
-            identity = await self._door.identify(self._door.request_of(connection, http_request))
+            identity = await self._authenticator.identify(self._request(connection, http_request))
             if "Upgrade" in http_request.headers:
                 return None
             return _response(HTTPStatus.OK, _described(identity or _refuse_nobody()))
@@ -128,9 +94,18 @@ class Gateway:
     async def _identify_login(self, connection: ServerConnection, frame: ConnectFrame) -> Identity:
         """Return whose login it is: by what the upgrade brought, or by the token in the frame."""
         assert connection.request is not None  # noqa: S101 - there was an upgrade
-        upgrade = self._door.request_of(connection, connection.request)
+        upgrade = self._request(connection, connection.request)
         login = upgrade._replace(secret=upgrade.secret or frame.secret, requested_scopes=frame.scopes)
-        return await self._door.identify(login) or _refuse_nobody()
+        return await self._authenticator.identify(login) or _refuse_nobody()
+
+    def _request(self, connection: ServerConnection, http_request: HttpRequest) -> Request:
+        """Return what decides: the headers, who owns the client's end of the connection, and the bearer token."""
+        fields = tuple(
+            (name.lower().encode("latin-1"), value.encode("latin-1"))
+            for name, value in http_request.headers.raw_items()
+        )
+        owner = self._authenticator.owner(connection.remote_address[:2], connection.local_address[:2])
+        return Request(fields, owner, bearer_secret(fields))
 
 
 def _refuse_nobody() -> NoReturn:
@@ -175,7 +150,7 @@ async def run(port: int, reverse_proxy_uids: frozenset[int], broker_socket: str)
     )
     keys = BrokerKeys(broker_socket)
     with SockDiag() as sock_diag:
-        gateway = Gateway(Door(policy, keys, sock_diag))
+        gateway = Gateway(Authenticator(AUDIENCE, policy, keys, sock_diag))
         options: dict[str, Any] = {"process_request": gateway.answer_http, "max_size": MAX_CONNECT_FRAME}
         async with anyio.create_task_group() as tasks, serve(gateway.converse, "127.0.0.1", port, **options) as server:
             tasks.start_soon(keys.run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import sys
 import tempfile
 import time
@@ -20,7 +21,7 @@ from demo.stage import ALICE, FORWARDED, Stage, row
 from demo.tokens import Token, placeholder, tampered
 from e2e.openclaw_config import USER, Config
 from e2e.openclaw_install import InstallError, OpenClawInstall, ensure_openclaw
-from e2e.openclaw_instance import Account, OpenClawInstance
+from e2e.openclaw_instance import Account
 from e2e.stack import GatepassInstall, Stack
 
 _SCOPES: Final = "operator.read operator.write"
@@ -41,14 +42,14 @@ class _DemoStack(Stack):
         self.reverse_proxy = Account.named(_REVERSE_PROXY) if os.geteuid() == 0 else None
         super().__init__(gatepass, openclaw)
 
-    def _proxy_toml(self) -> str:
-        toml = super()._proxy_toml()
-        return f"{toml}[[reverse_proxy]]\nuser = {self.reverse_proxy.uid}\n" if self.reverse_proxy else toml
+        if self.reverse_proxy:
+            self.setup_options = ("--reverse-proxy", _REVERSE_PROXY)
 
-    def openclaw_config(self, instance: OpenClawInstance | None = None, *options: str) -> Config:
-        """Return the configuration, which lets in the user of the reverse proxy too."""
-        config = super().openclaw_config(instance, *options)
-        config["gateway"]["auth"]["trustedProxy"]["allowUsers"].append(ALICE)
+    def _before_setup(self) -> Config:
+        """Return the configuration of somebody who has a reverse proxy, which lets its user in."""
+        config = super()._before_setup()
+        header = f"x-user-{secrets.token_hex(16)}"
+        config["gateway"]["auth"]["trustedProxy"] = {"userHeader": header, "allowUsers": [ALICE]}
         return config
 
 

@@ -130,7 +130,7 @@ def _command(options: argparse.Namespace) -> int:
     settings = load()
     if options.check:
         rules = settings.rules
-        print(f"{rules.source}: no fault found; issuer {rules.issuer}, {len(rules.rules)} rules")
+        print(f"{rules.source or 'the options'}: no fault found; issuer {rules.issuer}, {len(rules.rules)} rules")
         return DONE
     if options.check_journal:
         return _check_journal(settings.state_dir)

@@ -41,8 +41,11 @@ def load(path: Path) -> Settings:
         return resolve(parse_tables(text, File), source=str(path), digest=b64encode(hashlib.sha256(text).digest()))
 
 
-def resolve(file: File, *, source: str, digest: str) -> Settings:
-    """Return the settings that `file` stands for. `source` names it to people. Raise `ConfigurationError`."""
+def resolve(file: File, *, source: str | None, digest: str) -> Settings:
+    """Return the settings that `file` stands for. Raise `ConfigurationError`.
+
+    `source` names it to people; None says that it came from options.
+    """
     broker = file.broker
     _check_broker(broker)
     if not file.socket:

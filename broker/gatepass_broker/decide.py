@@ -47,8 +47,8 @@ class Rules(NamedTuple):
     issuer: str
     rules: tuple[Rule, ...]
     default_ttl: int
-    source: str
-    """Where the rules come from, for people: a file name."""
+    source: str | None
+    """The file that the rules are in, for people; None for a broker that serves only the user who started it."""
 
 
 class Inquiry(NamedTuple):
@@ -178,6 +178,11 @@ def _issued_result(claims: Claims) -> Message:
 def _no_rule(rules: Rules, caller: Caller) -> str:
     if caller.uid is None:
         return "your user is not known in the broker's user namespace, so no rule can match; connect from outside"
+    if rules.source is None:
+        return (
+            f"this broker serves only the user who started it, and not uid {caller.uid}; ask as that user, or set up a "
+            "broker for the whole machine (gatepass-broker --config FILE)"
+        )
     return (
         f"no rule of the broker matches uid {caller.uid}; ask the administrator for a [[rule]] in {rules.source}, "
         "and log in again if you were added to a group just now"

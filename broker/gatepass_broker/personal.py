@@ -63,7 +63,7 @@ def personal(  # noqa: PLR0913 - one for each option of the command line
         "rule": [{"name": "personal", "uid": uid, "scopes": [*scopes], "audiences": [*audiences]}],
     }
     digest = b64encode(hashlib.sha256(msgspec.json.encode(tables, order="deterministic")).digest())
-    return resolve(check_tables(tables, File), source="the options it was started with", digest=digest)
+    return resolve(check_tables(tables, File), source=None, digest=digest)
 
 
 def _runtime_dir(uid: int, environ: Mapping[str, str]) -> Path:

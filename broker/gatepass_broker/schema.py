@@ -27,53 +27,85 @@ class BrokerTable(_Table, frozen=True):
     """`[broker]`."""
 
     loopback_user: Name
+    """The identity of callers whose rule names none. It goes into a header: printable ASCII, at most one `@`."""
     id: Name | None = None
+    """The broker's name in its tokens, whose issuer is `gatepass:ID`. Default: the machine's host name."""
     state_dir: str = "/var/lib/gatepass"
+    """Where the journal is. It must belong to the broker's user or root, and nobody else may write to it."""
     jwks_file: str | None = None
+    """Where to write the public keys (RFC 7517), for verifiers that do not follow the socket. Replaced as a whole."""
     default_ttl: Seconds = 300
+    """Life of a token in seconds where the request names none; at most `max_ttl`."""
     max_ttl: Seconds = 3_600
+    """Longest life in seconds that a rule may grant."""
     key_lifetime: KeySeconds = 86_400
+    """Seconds for which a key signs. The next one is published a minute before it takes over."""
 
 
 class LimitsTable(_Table, frozen=True):
     """`[limits]`."""
 
     connections: Count = 512
+    """Open connections in all. At the limit the user who has most of them loses an idle one."""
     connections_per_uid: Count = 64
+    """Open connections of one user. At the limit it loses the one that has been idle longest."""
     frame_seconds: Annotated[float, Meta(gt=0, le=3_600)] = 5
+    """For a frame that has begun to be complete, and for a client to read what was answered."""
     idle_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 60
+    """For a connection without a request. Followers of the keys are exempt."""
     pipelined: Count = 32
+    """Requests of one connection that are answered before others have their turn."""
 
 
 class JournalTable(_Table, frozen=True):
     """`[journal]`."""
 
     segment_bytes: Annotated[int, Meta(ge=4_096, le=2**30)] = 16_777_216
+    """Size at which a segment ends and a new one begins, with a checkpoint."""
     keep_segments: Annotated[int, Meta(ge=2, le=100_000)] = 64
+    """Segments that are kept. Older ones are removed: copy them before, if you must keep them."""
 
 
 class SocketTable(_Table, frozen=True):
-    """`[[socket]]`."""
+    """`[[socket]]`: where the broker listens. At least one."""
 
     path: Name
+    """Absolute, at most 107 bytes, in a directory in which only the broker's user and root can make names."""
     mode: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] = "0660"
+    """Permissions, octal. Who can write to the socket can ask; the rules decide what they get."""
     owner: Name | None = None
+    """The user that it belongs to. Default: the broker's own."""
     group: Name | None = None
+    """The group that it belongs to. Default: the broker's own."""
     allow: tuple[OperationGroup, ...] = ("request",)
+    """What may be asked here. `request`: issue, whoami, status, verify. `follow`: the public keys as they change, for
+    gateways. `admin`: no operation of this release."""
 
 
 class RuleTable(_Table, frozen=True):
-    """`[[rule]]`."""
+    """`[[rule]]`: who gets what. The first rule that matches the caller counts, alone. No rule, no token.
+
+    Of `uid`, `user`, `gid` and `group` at least one must be there, and each that is there must match.
+    """
 
     scopes: tuple[str, ...]
+    """What tokens may say, each scope by name: `operator.admin` does not include `operator.read`. May be empty."""
     name: Name | None = None
+    """Its name in the journal. Default: `rule[0]`, `rule[1]` and so on."""
     uid: Id | tuple[Id, ...] | None = None
+    """Matches a caller with one of these user ids."""
     user: Name | tuple[Name, ...] | None = None
+    """Matches a caller who is one of these users. Names are looked up at start and reload."""
     gid: Id | tuple[Id, ...] | None = None
+    """Matches a caller with one of these group ids, as its own or as a supplementary one."""
     group: Name | tuple[Name, ...] | None = None
+    """Matches a member of one of these groups, as of when the calling process logged in."""
     identity: Name | None = None
+    """Whom the tokens make the caller. Default: `broker.loopback_user`."""
     audiences: tuple[str, ...] = ("openclaw",)
+    """Whom tokens may be for. The first is the default of a request that names none."""
     max_ttl: Seconds | None = None
+    """Longest life in seconds. Default, and at most: `broker.max_ttl`."""
 
 
 class File(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -32,10 +32,18 @@ _UCRED: Final = struct.Struct("=iII")
 
 
 def check_path(path: str) -> int:
-    """Return the uid that owns the socket at `path`, if the path can be trusted.
+    """Return the uid that owns the socket at `path`, if the path can be trusted. Raise as `check_place` does."""
+    status = check_place(path)
+    if not stat.S_ISSOCK(status.st_mode):
+        raise _impostor(f"'{path}' is not a socket")
+    return status.st_uid
 
-    Raise `UnreachableError` (IMPOSTOR) if somebody else could have put it there, `ConfigurationError` if it cannot be
-    the path of a socket, and `OSError` as `lstat` does, above all `FileNotFoundError`.
+
+def check_place(path: str) -> os.stat_result:
+    """Return the status of what is at `path`, if nobody can have put it there who is not vouched for.
+
+    Raise `UnreachableError` (IMPOSTOR) if somebody else could have, `ConfigurationError` if it cannot be the path of a
+    socket, and `OSError` as `lstat` does, above all `FileNotFoundError`.
     """
     _check_name(path)
     here, ahead, links = "/", _steps(path), 0
@@ -57,9 +65,7 @@ def check_path(path: str) -> int:
         ahead += _steps(target)
         if target.startswith("/"):
             here, status = "/", os.lstat("/")
-    if not stat.S_ISSOCK(status.st_mode):
-        raise _impostor(f"'{path}' is not a socket")
-    return status.st_uid
+    return status
 
 
 def check_server(connection: socket.socket, path: str, owner: int) -> None:

@@ -61,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _command(options)
     except ConfigurationError as error:
         return _fail(error.message, MISCONFIGURED)
+    except OSError as error:
+        return _fail(f"{error.filename or 'the proxy'}: {error.strerror}", FAILURE)
 
 
 def _parser() -> argparse.ArgumentParser:

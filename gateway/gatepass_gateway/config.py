@@ -191,7 +191,11 @@ def _header_name(text: str, where: str) -> bytes:
     """Return the name in lower case. One that canonicalises to another would never match what is compared with it."""
     name = _matching(_HEADER_NAME, text, where).lower().encode("ascii")
     if canonical_name(name) != name or name in HOP_BY_HOP | {b"host", b"authorization", b"content-length"}:
-        raise ConfigurationError(f"the header '{text}' cannot be used here", where=where)
+        raise ConfigurationError(
+            f"'{text}' has a meaning of its own in HTTP, or is spelt so that servers differ about it: name another "
+            "header, with letters, digits and dashes",
+            where=where,
+        )
     return name
 
 

@@ -1,23 +1,16 @@
-"""What every connection asks: whose request is this, and may it go on? Built once, in `server.py`."""
+"""The parts that all connections share, and the header fields that each way upstream gets to see."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from gatepass.clock import now
-from gatepass.errors import ErrorCode, TokenError
+from gatepass_gateway.authenticator import Authenticator
 from gatepass_gateway.headers import Headers, allowed_with_identity, end_to_end
-from gatepass_gateway.keys import KeySource
-from gatepass_gateway.refused import RefusedError
 from gatepass_gateway.shares import Shares
 from gatepass_gateway.stopping import Stopping
-from gatepass_gateway.trusted_proxy import Identity, IdentityPolicy, Request, authenticate
+from gatepass_gateway.trusted_proxy import Identity
 from gatepass_gateway.upstream import Upstream
-from gatepass_gateway.verifier import Verifier
-
-_NO_KEYS: Final = "the gateway's proxy has not heard of any key yet: it cannot reach the broker, as its log says"
-_NO_KEYS_RETRY_SECONDS: Final = 2
 
 
 class Deadlines(NamedTuple):
@@ -33,11 +26,9 @@ class Deadlines(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """The parts that connections share."""
+    """The parts that all connections share. Built once, in `server.py`."""
 
-    audience: str
-    policy: IdentityPolicy
-    keys: KeySource
+    authenticator: Authenticator
     upstream: Upstream
     shares: Shares
     stopping: Stopping
@@ -51,24 +42,6 @@ class Gate:
     device_login_uids: frozenset[int] = frozenset()
     """Local users who may log in as operators by a credential that the gateway gave to a device."""
 
-    async def identify(self, request: Request) -> Identity | None:
-        """Return whose request it is, or None. Raise `RefusedError` or `TokenError`."""
-        try:
-            return self._authenticate(request)
-        except TokenError as error:
-            if error.code is not ErrorCode.TOKEN_UNKNOWN_KEY:
-                raise
-            # A broker that has just started signs with a key that this proxy may hear of in the next moment.
-            if await self.keys.refreshed():
-                return self._authenticate(request)
-            if self.keys.current.table:
-                raise
-            raise RefusedError(ErrorCode.UNAVAILABLE, _NO_KEYS, retry_after=_NO_KEYS_RETRY_SECONDS) from None
-
-    def _authenticate(self, request: Request) -> Identity | None:
-        verifier = Verifier(self.audience, self.keys.current)
-        return authenticate(request, self.policy, lambda token: verifier.verify(token, request.uid, now()))
-
     def headers_upstream(self, headers: Headers, identity: Identity | None) -> Headers:
         """Return the header fields that the gateway gets to see for a request with these fields."""
         if identity is None:
@@ -76,7 +49,10 @@ class Gate:
         allowed = allowed_with_identity(
             end_to_end(headers), from_reverse_proxy=identity.token_id is None, extra=self.extra_headers
         )
-        own = (self.policy.user_header, self.policy.scopes_header)  # each once, even if it is a forwarding field
+        own = (
+            self.authenticator.policy.user_header,
+            self.authenticator.policy.scopes_header,
+        )  # each once, even if it is a forwarding field
         allowed = tuple(field for field in allowed if field[0] not in own)
         if identity.token_id is None:
             return self._with_host((*allowed, *self._identity_fields(identity)))
@@ -93,8 +69,9 @@ class Gate:
         return fields if any(name == b"host" for name, _ in fields) else ((b"host", self.upstream.authority), *fields)
 
     def _identity_fields(self, identity: Identity) -> Headers:
-        fields: Headers = ((self.policy.user_header, identity.user.encode()),)
-        if self.policy.scopes_header is None or identity.scopes is None:
+        policy = self.authenticator.policy
+        fields: Headers = ((policy.user_header, identity.user.encode()),)
+        if policy.scopes_header is None or identity.scopes is None:
             return fields
         # Exactly one such field, if need be an empty one: OpenClaw takes a missing one for 'everything'.
-        return (*fields, (self.policy.scopes_header, ",".join(sorted(identity.scopes)).encode("ascii")))
+        return (*fields, (policy.scopes_header, ",".join(sorted(identity.scopes)).encode("ascii")))

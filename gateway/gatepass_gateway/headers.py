@@ -95,6 +95,15 @@ def values_of(headers: Headers, name: bytes) -> list[bytes]:
     return [value for key, value in headers if canonical_name(key) == name]
 
 
+def bearer_secret(headers: Headers) -> str | None:
+    """Return the secret in `Authorization: Bearer …` (RFC 6750 section 2.1), if there is one."""
+    for value in values_of(headers, b"authorization"):
+        scheme, _, secret = value.partition(b" ")
+        if scheme.lower() == b"bearer":
+            return secret.strip().decode("latin-1")
+    return None
+
+
 def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     """Return the fields that pass a hop: all but the hop-by-hop ones and those that `Connection` names.
 

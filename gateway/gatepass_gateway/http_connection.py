@@ -8,7 +8,7 @@ from anyio.abc import SocketStream
 
 from gatepass.errors import ErrorCode, GatepassError
 from gatepass_gateway.gate import Gate
-from gatepass_gateway.headers import Headers, values_of
+from gatepass_gateway.headers import Headers, bearer_secret
 from gatepass_gateway.http_exchange import exchange
 from gatepass_gateway.http_peer import HttpPeer
 from gatepass_gateway.refused import RefusedError
@@ -42,7 +42,7 @@ async def _serve_request(client: HttpPeer, uid: int | None, gate: Gate) -> bool:
         return False
     headers: Headers = tuple(event.headers)
     _refuse_ambiguous(event, headers)
-    identity = await gate.identify(Request(headers, uid, bearer_secret(headers)))
+    identity = await gate.authenticator.identify(Request(headers, uid, bearer_secret(headers)))
     _refuse_stray_secrets(event.target, headers, identity)
     if _asks_for_websocket(event, headers):
         await serve_websocket(client, WebSocketRequest(event, headers, uid, identity), gate)
@@ -50,15 +50,6 @@ async def _serve_request(client: HttpPeer, uid: int | None, gate: Gate) -> bool:
     _log.debug("request", uid=uid, method=event.method.decode(), user=identity and identity.user)
     way = Way.IDENTITY if identity else Way.ANONYMOUS
     return await exchange(client, event, gate.headers_upstream(headers, identity), gate.upstream, way)
-
-
-def bearer_secret(headers: Headers) -> str | None:
-    """Return the secret in `Authorization: Bearer …` (RFC 6750 section 2.1), if there is one."""
-    for value in values_of(headers, b"authorization"):
-        scheme, _, secret = value.partition(b" ")
-        if scheme.lower() == b"bearer":
-            return secret.strip().decode("latin-1")
-    return None
 
 
 def _refuse_ambiguous(request: h11.Request, headers: Headers) -> None:

@@ -13,10 +13,11 @@ import anyio
 import structlog
 from anyio.abc import SocketStream
 
+from gatepass.daemon.logs import SeldomWarning
 from gatepass.errors import ConfigurationError, GatepassError, ProtocolError
 from gatepass.frames import MAX_FRAME, FrameDecoder, encode_frame
 from gatepass.messages import FollowRequest, Request, field, parse_reply, request_message
-from gatepass.server_identity import check_path, check_server
+from gatepass.server_identity import check_path, check_place, check_server
 from gatepass_gateway.verifier import KeySet, key_set
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("keys")
@@ -52,6 +53,7 @@ class BrokerKeys:
         self._connected = False
         self._changed = anyio.Event()
         self._poke = anyio.Event()
+        self._gone = SeldomWarning("keys_not_followed")
 
     @property
     def current(self) -> KeySet:
@@ -68,7 +70,7 @@ class BrokerKeys:
                 delay = _FIRST_RETRY_SECONDS if self._connected else min(delay * 2, _LONGEST_RETRY_SECONDS)
                 self._connected = False
                 # The type stands in for errors without text, such as the end of the stream.
-                _log.warning("broker_gone", socket=self._path, reason=str(error) or type(error).__name__)
+                self._gone.warn(socket=self._path, reason=str(error) or type(error).__name__)
             self._poke = anyio.Event()
             with anyio.move_on_after(delay):
                 await self._poke.wait()
@@ -119,6 +121,7 @@ class JwksFileKeys:
         self._issuer = issuer
         self._seen: tuple[int, ...] | None = None
         self._current = KeySet()
+        self._unreadable = SeldomWarning("keys_unreadable")
 
     @property
     def current(self) -> KeySet:
@@ -132,9 +135,9 @@ class JwksFileKeys:
                 _log.info("keys", file=str(self._path), keys=[key.kid for key in self._current.table.values()])
         except OSError as error:
             self._seen = None  # look again, also at the same file
-            _log.warning("keys_unreadable", reason=str(error))
-        except ConfigurationError as error:
-            _log.warning("keys_unreadable", reason=error.message)
+            self._unreadable.warn(reason=str(error))
+        except GatepassError as error:
+            self._unreadable.warn(reason=error.message)
         return self._current
 
     async def run(self) -> None:
@@ -146,6 +149,8 @@ class JwksFileKeys:
         return False
 
     def _read(self) -> KeySet:
+        if not stat.S_ISREG(check_place(str(self._path)).st_mode):
+            raise ConfigurationError("this is not a regular file", where=str(self._path))
         descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
             if os.fstat(descriptor).st_mode & (stat.S_IWGRP | stat.S_IWOTH):

@@ -9,7 +9,7 @@ from gatepass.openclaw import ASKED_BY_GATEWAY, NO_TOKEN_PREFIX
 from gatepass_gateway.refused import RefusedError
 
 _LATER: Final = {
-    ErrorCode.UNREACHABLE: "the gatepass broker was not running: start it (systemctl status gatepass-broker)",
+    ErrorCode.UNREACHABLE: "the gatepass broker was not running: start it, then try again",
     ErrorCode.TIMEOUT: "the gatepass broker did not answer in time: see its log, then try again",
     ErrorCode.UNAVAILABLE: "the gatepass broker cannot issue tokens now: see 'gatepass status', then try again",
     ErrorCode.RATE_LIMITED: "the gatepass broker was asked too often: wait a minute, then try again",
@@ -18,7 +18,8 @@ _NOT_LATER: Final = {
     ErrorCode.PERMISSION: "this user may not open the gatepass broker's socket: 'gatepass whoami' says what to do",
     ErrorCode.DENIED: "the gatepass broker grants this user nothing of the kind: 'gatepass token' says why",
     ErrorCode.IMPOSTOR: "what listens on the gatepass broker's socket is not the broker: see 'gatepass status'",
-    ASKED_BY_GATEWAY: "this is the gateway's own placeholder password, which logs nobody in: see 'gatepass token'",
+    ASKED_BY_GATEWAY: "this is the gateway's own placeholder password, which logs nobody in; if a command got it, "
+    "'gatepass openclaw check' says why",
 }
 _RETRY_SECONDS: Final = 1
 
@@ -30,4 +31,4 @@ def no_token_error(secret: str) -> RefusedError:
         for known, reason in reasons.items():
             if known == code:
                 return RefusedError(ErrorCode.NO_TOKEN, f"no token was issued, {reason}", retry_after=retry_after)
-    return RefusedError(ErrorCode.NO_TOKEN, "no token was issued, 'gatepass token' says why")
+    return RefusedError(ErrorCode.NO_TOKEN, "no token was issued, 'gatepass openclaw check' says why")

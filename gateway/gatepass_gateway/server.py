@@ -16,6 +16,7 @@ from anyio.abc import SocketStream, TaskGroup
 from h11 import SERVER
 
 from gatepass.errors import ConfigurationError
+from gatepass_gateway.authenticator import Authenticator
 from gatepass_gateway.config import Settings
 from gatepass_gateway.gate import Gate
 from gatepass_gateway.http_connection import serve_client
@@ -46,7 +47,7 @@ async def run(settings: Settings, ready: Callable[[Settings], None]) -> None:
         listeners = [parts.enter_context(_listener(address)) for address in settings.listen]
         stopping = Stopping()
         keys = _key_source(settings)
-        proxy = _Proxy(settings, _gate(settings, keys, sock_diag, stopping), sock_diag)
+        proxy = _Proxy(settings, _gate(settings, keys, sock_diag, stopping))
         async with anyio.create_task_group() as clients:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(keys.run)
@@ -62,10 +63,9 @@ async def run(settings: Settings, ready: Callable[[Settings], None]) -> None:
 class _Proxy:
     """Takes connections: who is it, and is there room?"""
 
-    def __init__(self, settings: Settings, gate: Gate, sock_diag: SockDiag) -> None:
+    def __init__(self, settings: Settings, gate: Gate) -> None:
         limits = settings.limits
         self._gate = gate
-        self._sock_diag = sock_diag
         self._connections = Shares(
             per_uid=limits.connections_per_uid, in_all=min(limits.connections, _connections_possible())
         )
@@ -114,16 +114,14 @@ class _Proxy:
     def _owner(self, connection: socket.socket) -> int | None:
         try:
             client, here = connection.getpeername(), connection.getsockname()
-            return self._sock_diag.connection_uid(client[:2], here[:2])
-        except OSError:  # gone again, or nobody to ask: unknown
+        except OSError:  # gone again
             return None
+        return self._gate.authenticator.owner(client[:2], here[:2])
 
 
 def _gate(settings: Settings, keys: KeySource, sock_diag: SockDiag, stopping: Stopping) -> Gate:
     return Gate(
-        audience=settings.audience,
-        policy=settings.policy,
-        keys=keys,
+        authenticator=Authenticator(settings.audience, settings.policy, keys, sock_diag),
         upstream=Upstream(settings.upstream, sock_diag),
         shares=Shares(per_uid=settings.limits.waiting_per_uid, in_all=settings.limits.waiting),
         stopping=stopping,

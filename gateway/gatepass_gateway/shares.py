@@ -33,7 +33,7 @@ class Shares:
         if self._held[uid] >= self._per_uid or self.held >= self._in_all:
             raise RefusedError(
                 ErrorCode.TOO_MANY_CONNECTIONS,
-                "too many connections of this user are open, or wait for their login; try again in a few seconds",
+                "too many connections are open, or wait for their login; try again in a few seconds",
                 retry_after=3,
             )
         self._held[uid] += 1

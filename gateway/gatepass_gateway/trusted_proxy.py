@@ -94,7 +94,7 @@ def _refuse_as_if_local(headers: Headers) -> None:
         raise RefusedError(
             ErrorCode.FORWARDED,
             "the reverse proxy sent neither an identity nor X-Forwarded-For: have it set both, or the gateway behind "
-            "takes strangers for local callers",
+            "takes strangers for local callers; a command that runs as the reverse proxy's user cannot log in here",
         )
 
 

@@ -6,6 +6,9 @@ as a proxy. All others come from 127.0.0.1, and the gateway believes no identity
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -56,15 +59,24 @@ class Upstream:
         comes back) was it the one that took the connection, and not one that was there for a moment between.
         """
         before = self._trusted_listener()
-        stream = await self._open(way)
-        if self._sock_diag.listener(self._settings.address) != before:
-            await anyio.aclose_forcefully(stream)
+        connection = await self._open(way)
+        try:
+            self._check_unchanged(before)
+            return await SocketStream.from_socket(connection)
+        except BaseException:
+            connection.close()
+            raise
+
+    def _check_unchanged(self, before: OwnedSocket) -> None:
+        if self._trusted_listener() != before:
             raise _unavailable("it restarted in this moment")
-        return stream
 
     def _trusted_listener(self) -> OwnedSocket:
         host, port = self._settings.address
-        listener = self._sock_diag.listener(self._settings.address)
+        try:
+            listener = self._sock_diag.listener(self._settings.address)
+        except OSError as error:
+            raise _unavailable(f"the kernel does not tell whose its port is ({error.strerror})") from None
         if listener is None:
             raise _unavailable(f"nothing listens on {host} port {port}")
         if listener.uid != self._settings.uid:
@@ -76,16 +88,34 @@ class Upstream:
             )
         return listener
 
-    async def _open(self, way: Way) -> SocketStream:
+    async def _open(self, way: Way) -> socket.socket:
+        """Connect a socket of our own: `connect_tcp` would look the source address up in a thread each time."""
         settings = self._settings
-        source = settings.identity_source if way is Way.IDENTITY else settings.anonymous_source
+        connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
+            connection.bind((settings.identity_source if way is Way.IDENTITY else settings.anonymous_source, 0))
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with anyio.fail_after(_CONNECT_SECONDS):
-                return await anyio.connect_tcp(*settings.address, local_host=source)
+                await _connect(connection, settings.address)
         except TimeoutError:
+            connection.close()
             raise _unavailable("it takes no connections") from None
         except OSError as error:
+            connection.close()
             raise _unavailable(error.strerror or str(error)) from None
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+async def _connect(connection: socket.socket, address: Address) -> None:
+    code = connection.connect_ex(address)
+    if code == errno.EINPROGRESS:
+        await anyio.wait_writable(connection)
+        code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
 
 
 def _unavailable(why: str) -> TryLaterError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 import anyio
 import h11
@@ -129,7 +129,9 @@ class _Session:
         """Return the identity that the frame's token brings, or None if the frame may go on as it is."""
         request, identity = self._request, None
         if request.identity is None and frame.role == OPERATOR_ROLE:
-            identity = await self._gate.identify(Request(request.headers, request.uid, frame.secret, frame.scopes))
+            identity = await self._gate.authenticator.identify(
+                Request(request.headers, request.uid, frame.secret, frame.scopes)
+            )
             if identity is None and frame.brings_device_credential:
                 self._check_device_login()
         refuse_misplaced_secrets(frame, besides_auth=identity is not None or self._is_tokens_upgrade)
@@ -178,8 +180,14 @@ class _Session:
             message = await self._next_before_login(server)
             await self._client.send_frames(message.frames)
             answer = answer_to(message.payload, request_id)
-        while not answer:
-            await self._client.send_frames((await self._next_before_login(server)).frames)
+        if not answer:
+            await self._pass_last_words(server)
+
+    async def _pass_last_words(self, server: WebSocketLink) -> NoReturn:
+        """Pass on what a gateway that said no still sends, until it closes."""
+        with anyio.fail_after(self._gate.deadlines.login):
+            while True:
+                await self._client.send_frames((await server.next_message(self._client)).frames)
 
     async def _next_before_login(self, server: WebSocketLink) -> Message:
         try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +20,7 @@ from types import TracebackType
 
 from e2e.accounts import as_account
 from e2e.model_server import ModelServer, Say
-from e2e.openclaw_config import IDENTITY_SOURCE, OPERATOR_SCOPES, USER, Config, trusted_proxy_config
+from e2e.openclaw_config import OPERATOR_SCOPES, USER, Config, trusted_proxy_config
 from e2e.openclaw_install import OpenClawInstall
 from e2e.openclaw_instance import Account, OpenClawInstance
 
@@ -110,6 +112,9 @@ class Daemon:
 class Stack:
     """Everything that a login passes through, and what is needed to look at it from all sides."""
 
+    setup_options: tuple[str, ...] = ()
+    """More options for `gatepass openclaw setup`."""
+
     def __init__(self, gatepass: GatepassInstall, openclaw: OpenClawInstall) -> None:
         root = os.geteuid() == 0
         self.gatepass = gatepass
@@ -122,14 +127,15 @@ class Stack:
         self.directory = Path(tempfile.mkdtemp(prefix="gatepass-"))
         self.directory.chmod(0o755)
         self.port, self.upstream_port = free_port(), free_port()
-        self.user_header = f"x-user-{secrets.token_hex(16)}"
+        self.user_header = ""
+        """The unguessable name that setup made."""
         broker_account = Account.named("daemon") if root else self.owner
         proxy_account = Account.named("proxy") if root else self.owner
         self.socket = self._make_directory("run", broker_account) / "broker.sock"
         self.jwks = self.socket.with_name("jwks.json")
         self._make_directory("state", broker_account)
-        self.broker = self._daemon("gatepass-broker", broker_account, self._broker_toml())
-        self.proxy = self._daemon("gatepass-gateway", proxy_account, self._proxy_toml())
+        self.broker = self._daemon("gatepass-broker", broker_account)
+        self.proxy = self._daemon("gatepass-gateway", proxy_account)
         self.model = ModelServer(Say(("one ", "two ", "three"), pause=0.5))
         self.openclaw = OpenClawInstance(openclaw, port=self.upstream_port, account=self.owner)
         self.answers = self.openclaw.home / "answers.log"
@@ -141,11 +147,12 @@ class Stack:
             parts.callback(shutil.rmtree, self.directory, ignore_errors=True)
             parts.enter_context(self.model)
             parts.callback(self.broker.stop)
+            self._write("gatepass-broker", self._broker_toml())
             self.broker.start()
+            parts.callback(self.openclaw.close)
+            self._write("gatepass-gateway", self._set_up())
             parts.callback(self.proxy.stop)
             self.proxy.start()
-            parts.callback(self.openclaw.close)
-            self.openclaw.write_config(self.openclaw_config())
             self.openclaw.start()
             self._parts = parts.pop_all()
         return self
@@ -163,35 +170,73 @@ class Stack:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def launcher(self, instance: OpenClawInstance, *options: str) -> Path:
-        """Write the launcher that OpenClaw demands: a regular file of its user. It also notes each answer."""
-        return instance.write_file(
-            "gatepass-secret",
-            "#!/bin/sh\n"
-            f"GATEPASS_SOCKET={self.socket} {self.gatepass.bin}/gatepass openclaw secret {' '.join(options)}"
-            f" >{instance.home}/answer.$$\n"
-            f"cat {instance.home}/answer.$$ | tee -a {instance.home}/answers.log\n"
-            f"echo >>{instance.home}/answers.log; rm {instance.home}/answer.$$\n",
-            mode=0o700,
-        )
+    def openclaw_config(self) -> Config:
+        """Return the configuration that OpenClaw runs with: the one that setup made."""
+        config: Config = json.loads(self._made)
+        return config
 
-    def openclaw_config(self, instance: OpenClawInstance | None = None, *options: str) -> Config:
-        """Return the configuration of an OpenClaw of this stack; `options` go to `gatepass openclaw secret`."""
-        launcher = self.launcher(instance or self.openclaw, *options)
+    def another_cli(self, account: Account | None = None, *options: str) -> OpenClawInstance:
+        """Return an OpenClaw that is only a CLI, of `account`, whose secrets are asked for with `options`."""
+        instance = OpenClawInstance(self.openclaw.install, port=free_port(), account=account or self.owner)
+        launcher = instance.write_file("gatepass-secret", self._noting_launcher(instance, *options), mode=0o700)
         config = trusted_proxy_config(
             port=self.port,
             secret_command=launcher,
             user_header=self.user_header,
             secret_env=("OPENCLAW_GATEWAY_PORT",),
         )
-        config["gateway"]["http"] = {"endpoints": {"chatCompletions": {"enabled": True}}}
-        return {**config, **self.model.openclaw_config()}
-
-    def another_cli(self, account: Account | None = None, *options: str) -> OpenClawInstance:
-        """Return an OpenClaw that is only a CLI, of `account`, whose secrets are asked for with `options`."""
-        instance = OpenClawInstance(self.openclaw.install, port=free_port(), account=account or self.owner)
-        instance.write_config(self.openclaw_config(instance, *options))
+        instance.write_config({**config, **self.model.openclaw_config()})
         return instance
+
+    def _set_up(self) -> str:
+        """Let `gatepass openclaw setup` change OpenClaw's configuration, and return the one that it made for the proxy.
+
+        Two things differ from a person's own machine: the proxy runs as another user, so its file goes to where that
+        user can read it; and the launcher is replaced, in its place, by one that also notes its answers.
+        """
+        self.openclaw.write_config(self._before_setup())
+        home, install = self.openclaw.home, self.openclaw.install
+        command = self.openclaw.write_file("openclaw", f'#!/bin/sh\nexec {install.entry} "$@"\n', mode=0o755)
+        made = home / "gatepass" / "gateway.toml"
+        done = self.gatepass.run(
+            self.owner,
+            *("gatepass", "openclaw", "setup", "--write", "--loopback-user", USER, "--socket", str(self.socket)),
+            *("--second-port", str(self.upstream_port), "--openclaw", str(command), "--gateway-config", str(made)),
+            *self.setup_options,
+            env=self.openclaw.environment(),
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        self._made = self.openclaw.config_path.read_text()
+        self.openclaw.write_file("state/gatepass-secret", self._noting_launcher(self.openclaw), mode=0o700)
+        proxy_toml = made.read_text()
+        self.user_header = tomllib.loads(proxy_toml)["identity"]["user_header"]
+        return proxy_toml
+
+    def _before_setup(self) -> Config:
+        """Return what somebody has who has not heard of gatepass."""
+        return {
+            "gateway": {
+                "mode": "local",
+                "bind": "loopback",
+                "port": self.port,
+                "auth": {"mode": "token", "token": "a-shared-secret"},
+                "controlUi": {"enabled": False},
+                "http": {"endpoints": {"chatCompletions": {"enabled": True}}},
+            },
+            "discovery": {"mdns": {"mode": "off"}},
+            **self.model.openclaw_config(),
+        }
+
+    def _noting_launcher(self, instance: OpenClawInstance, *options: str) -> str:
+        """Return a launcher that also notes each answer; `options` go to `gatepass openclaw secret`."""
+        return (
+            "#!/bin/sh\n"
+            f"GATEPASS_SOCKET={self.socket} {self.gatepass.bin}/gatepass openclaw secret {shlex.join(options)}"
+            f" >{instance.home}/answer.$$\n"
+            f"cat {instance.home}/answer.$$ | tee -a {instance.home}/answers.log\n"
+            f"echo >>{instance.home}/answers.log; rm {instance.home}/answer.$$\n"
+        )
 
     def _make_directory(self, name: str, account: Account) -> Path:
         path = self.directory / name
@@ -199,11 +244,14 @@ class Stack:
         os.chown(path, account.uid, account.gid)
         return path
 
-    def _daemon(self, command: str, account: Account, config: str) -> Daemon:
+    def _daemon(self, command: str, account: Account) -> Daemon:
+        path = self.directory / f"{command}.toml"
+        return Daemon([self.gatepass.bin / command, "--config", path], account, self.directory / f"{command}.log")
+
+    def _write(self, command: str, config: str) -> None:
         path = self.directory / f"{command}.toml"
         path.write_text(config)
         path.chmod(0o644)
-        return Daemon([self.gatepass.bin / command, "--config", path], account, self.directory / f"{command}.log")
 
     def _broker_toml(self) -> str:
         scopes = ", ".join(f'"{scope}"' for scope in OPERATOR_SCOPES)
@@ -230,23 +278,6 @@ scopes = [{scopes}]
 """
             for account, name, identity in rules
         )
-
-    def _proxy_toml(self) -> str:
-        scopes = ", ".join(f'"{scope}"' for scope in OPERATOR_SCOPES)
-        return f"""
-[listen]
-port = {self.port}
-[upstream]
-port = {self.upstream_port}
-user = {self.owner.uid}
-identity_source = "{IDENTITY_SOURCE}"
-[identity]
-user_header = "{self.user_header}"
-[identity.users]
-"{USER}" = [{scopes}]
-[keys]
-broker_socket = "{self.socket}"
-"""
 
 
 def _uv(*arguments: str) -> None:

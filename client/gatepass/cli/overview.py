@@ -22,7 +22,7 @@ exit statuses:
                                 17  token: of another machine or boot
                                 18  token: of another user
   'gatepass run' returns the status of its command, 125 if it failed itself, 126 if the command could
-  not be executed, 127 if it was not found, 128+N if signal N ended it.
+  not be executed, 127 if it was not found, 128+N if signal N ended it. Ctrl-C ends any command with 130.
 
 environment:
   GATEPASS_SOCKET  the broker's socket (default: your own broker's in $XDG_RUNTIME_DIR/gatepass/ if it
@@ -38,9 +38,17 @@ def main(arguments: Sequence[str]) -> int:
     if arguments[:1] in (["--help"], ["-h"], ["help"]):
         put(_overview())
         return 0
-    problem = f"there is no command '{arguments[0]}'" if arguments else "a command is needed"
-    tell(f"{problem}; see 'gatepass --help'")
+    tell(f"{_problem(arguments)}; see 'gatepass --help'")
     return USAGE
+
+
+def _problem(arguments: Sequence[str]) -> str:
+    if not arguments:
+        return "a command is needed"
+    longer = [name for name in COMMANDS if name.startswith(f"{arguments[0]} ")]
+    if longer:
+        return f"after '{arguments[0]}' one of its commands is needed: {', '.join(name.split()[1] for name in longer)}"
+    return f"there is no command '{arguments[0]}'"
 
 
 def _overview() -> str:

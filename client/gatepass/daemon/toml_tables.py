@@ -64,8 +64,9 @@ def gid_of(name: str, where: str) -> int:
 
 
 def _form_error(text: str, form: type[msgspec.Struct]) -> ConfigurationError:
-    """Turn msgspec's sentence, which ends in ' - at `$.rule[0].uid`', into ours."""
-    message, _, path = text.partition(" - at `$")
+    """Turn msgspec's sentence into ours. It ends in ' - at `$.rule[0].uid`' or ' - at `key` in `$.identity.users`'."""
+    message, _, place = text.partition(" - at `")
+    path = place.rpartition("`$")[2] if "`$" in place else place.removeprefix("$")
     where = path.rstrip("`").lstrip(".").replace("[...]", "[]")
     if unknown := re.search(r"unknown field `(.*)`", message):
         near = difflib.get_close_matches(unknown[1], _keys_at(form, where), n=1)

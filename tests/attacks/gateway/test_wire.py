@@ -9,13 +9,13 @@ import socket
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, cast
 
 import anyio
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
+from gatepass_gateway import upstream
 from support.gateway import (
     UPGRADE,
     acting_as,
@@ -339,24 +339,22 @@ async def test_a_gateway_that_is_swapped_while_the_proxy_connects_gets_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody takes the port in the moment between the look and the connection."""
-    connect = anyio.connect_tcp
+    connect = upstream._connect
+    thieves: list[socket.socket] = []
 
     async with running_gateway(tmp_path) as gateway:
-        with socket.create_server(("127.0.0.1", 0)) as thief:
 
-            async def connect_to_thief(host: str, port: int, **options: Any) -> anyio.abc.SocketStream:
-                if port != gateway.upstream.port:
-                    return cast("anyio.abc.SocketStream", await connect(host, port, **options))
-                gateway.upstream.listener.shutdown(socket.SHUT_RDWR)  # its cookie is gone, whoever listens there now
-                return cast("anyio.abc.SocketStream", await connect(*thief.getsockname(), **options))
+        async def connect_to_thief(connection: socket.socket, address: tuple[str, int]) -> None:
+            gateway.upstream.listener.shutdown(socket.SHUT_RDWR)  # its cookie is gone, whoever listens there now
+            thieves.append(socket.create_server(address))
+            await connect(connection, address)
 
-            monkeypatch.setattr("gatepass_gateway.upstream.anyio.connect_tcp", connect_to_thief)
-            answer = await gateway.get("/echo", bearer(gateway.token()))
-            assert "it restarted in this moment" in answer.error["message"]
-            taken, _ = thief.accept()
-            with taken:
-                taken.settimeout(5)
-                assert await anyio.to_thread.run_sync(taken.recv, 100) == b""
+        monkeypatch.setattr(upstream, "_connect", connect_to_thief)
+        answer = await gateway.get("/echo", bearer(gateway.token()))
+        assert "it restarted in this moment" in answer.error["message"]
+        with thieves[0] as thief, thief.accept()[0] as taken:
+            taken.settimeout(5)
+            assert await anyio.to_thread.run_sync(taken.recv, 100) == b""
 
 
 async def test_the_thieves_of_a_session_cannot_send_frames_that_stop_the_proxy(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -160,8 +162,9 @@ except UnreachableError as error:
 def test_who_may_not_use_the_socket_is_told_which_group_may(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root, to become another user")
-    for directory in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        directory.chmod(0o755)
+    shared = Path(tempfile.gettempdir())
+    for directory in itertools.takewhile(lambda parent: parent != shared, (tmp_path, *tmp_path.parents)):
+        directory.chmod(0o755)  # pytest makes them for one user
     sockets = [{"path": str(tmp_path / "broker.sock"), "mode": "0660", "group": "adm", "allow": ["request"]}]
     with BrokerProcess(tmp_path, sockets=sockets) as broker:
         command = [sys.executable, "-c", _DENIED_THE_SOCKET, str(broker.socket)]

@@ -81,7 +81,7 @@ async def test_live_sessions_and_known_keys_outlive_the_broker(tmp_path: Path) -
         await eventually(lambda: [entry for entry in gateway.logs if entry["event"] == "keys"])
         async with gateway.login() as client:
             broker_tasks.cancel_scope.cancel()
-            await eventually(lambda: [entry for entry in gateway.logs if entry["event"] == "broker_gone"])
+            await eventually(lambda: [entry for entry in gateway.logs if entry["event"] == "keys_not_followed"])
             await client.send("still here")
             assert await client.recv() == "still here"
             assert (await gateway.get("/echo", bearer(gateway.token()))).json()["identity"] == USER
@@ -132,7 +132,7 @@ async def test_a_broker_that_talks_nonsense_changes_no_key_and_stops_nothing(tmp
         anyio.create_task_group() as tasks,
     ):
         tasks.start_soon(scripted_broker, path, [good, reply])
-        await eventually(lambda: [entry for entry in gateway.logs if entry["event"] == "broker_gone"])
+        await eventually(lambda: [entry for entry in gateway.logs if entry["event"] == "keys_not_followed"])
         await eventually(lambda: [entry for entry in gateway.logs if entry["event"] == "keys"])
         await anyio.sleep(0.02)
         assert (await gateway.get("/echo", bearer(gateway.token()))).json()["identity"] == USER

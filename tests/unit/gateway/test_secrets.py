@@ -98,8 +98,8 @@ def test_what_others_made_is_left_alone(secret: str) -> None:
         (ErrorCode.DENIED, "grants this user nothing", False),
         (ErrorCode.IMPOSTOR, "is not the broker", False),
         (ASKED_BY_GATEWAY, "the gateway's own placeholder", False),
-        ("a word of a later release", "'gatepass token' says why", False),
-        ("", "'gatepass token' says why", False),
+        ("a word of a later release", "'gatepass openclaw check' says why", False),
+        ("", "'gatepass openclaw check' says why", False),
     ],
 )
 def test_a_secret_without_a_token_becomes_a_reason(code: str, says: str, later: bool) -> None:

@@ -1,0 +1,270 @@
+"""Write docs/configuration.md from the code: run `.venv/bin/python docs/make_configuration.py` after a change there.
+
+Keys, values and defaults come from the msgspec schemas, meanings from the docstrings under the fields, exit statuses
+and names of variables from the constants. A unit test fails while the page is older than they are.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+from typing import Final, NamedTuple
+
+import msgspec
+from msgspec import inspect as forms
+
+from gatepass.cli import child, manners, run
+from gatepass.errors import ErrorCode
+from gatepass.openclaw_caller import PORT_VARIABLE
+from gatepass.paths import SOCKET_VARIABLE, SYSTEM_SOCKET
+from gatepass_broker import schema as broker_schema
+from gatepass_gateway import schema as gateway_schema
+
+PAGE: Final = Path(__file__).with_name("configuration.md")
+WIDTH: Final = 120
+LAST_ID: Final = 2**32 - 2
+"""Of users and groups."""
+
+_HEAD: Final = """\
+<!-- Made by docs/make_configuration.py from the code. Do not change this page: change the code, and run that. -->
+# Configuration
+
+What each program reads: [`broker.toml`](#brokertoml), [`gateway.toml`](#gatewaytoml), [environment
+variables](#environment-variables), and the [exit statuses](#exit-statuses) that it returns.
+
+Both files are TOML. A key that does not exist is an error, so that a misspelt limit is not no limit; the message names
+the file, the key and the nearest name that does exist. The file, and every directory above it, must belong to root or
+to the user who runs the program, and nobody else may be able to write to it. Look before you start:
+
+```sh
+gatepass-broker --config /etc/gatepass/broker.toml --check
+gatepass-gateway --config /etc/gatepass/gateway.toml --check
+```
+"""
+
+_BROKER: Final = """\
+The broker can also run without a file, for one person: `gatepass-broker --loopback-user NAME`. With a file, SIGHUP
+reads it again. If it is wrong, the last good one stays in force and the log says why. `broker.id`, `broker.state_dir`,
+`broker.jwks_file`, `[journal]` and `[[socket]]` take a restart.
+
+```toml
+[broker]
+loopback_user = "derek@example.com"
+
+[[socket]]
+path = "/run/gatepass/broker.sock"
+group = "gatepass"
+
+[[socket]]                              # for the proxy, which needs nothing but the public keys
+path = "/run/gatepass/follow.sock"
+group = "gatepass-gateway"
+allow = ["follow"]
+
+[[rule]]
+name = "people"
+group = "gatepass"
+scopes = ["operator.read", "operator.write"]
+```
+"""
+
+_GATEWAY: Final = """\
+The proxy reads its file once, at start; a change takes a restart. For OpenClaw `gatepass openclaw setup` writes it.
+
+```toml
+[listen]
+port = 18789
+
+[upstream]
+port = 18790
+user = "derek"
+
+[identity]
+user_header = "x-gatepass-user-0123456789abcdef0123456789abcdef"    # make your own
+[identity.users]
+"derek@example.com" = ["operator.read", "operator.write", "operator.admin"]
+```
+"""
+
+_VARIABLES: Final = {
+    SOCKET_VARIABLE: "The broker's socket, for `gatepass`, the library and `gatepass-gateway`. Default: a personal "
+    f"broker's, `$XDG_RUNTIME_DIR/gatepass/broker.sock`, if it is there; else `{SYSTEM_SOCKET}`. `gatepass run` sets "
+    "it for its command.",
+    run.TOKEN_FILE_VARIABLE: "Set by `gatepass run` for its command: the file that holds a token which is always "
+    "fresh. Read it anew for each use.",
+    "XDG_RUNTIME_DIR": "Where a personal broker's socket and its JWKS file are, in `gatepass/`. "
+    "Default: `/run/user/UID`.",
+    "XDG_STATE_HOME": "Where a personal broker's journal is, in `gatepass/`. Default: `~/.local/state`.",
+    "XDG_CONFIG_HOME": "Where `gatepass openclaw setup` puts the proxy's configuration, in `gatepass/`. "
+    "Default: `~/.config`.",
+    "OPENCLAW_CONFIG_PATH": "OpenClaw's own: which configuration `gatepass openclaw setup` and `check` are about.",
+    "OPENCLAW_STATE_DIR": "OpenClaw's own: counts for them too.",
+    PORT_VARIABLE: "Set by OpenClaw for what it starts. `gatepass openclaw secret` tells by it whether the gateway "
+    "itself is asking, so `passEnv` must name it.",
+}
+
+_STATUSES: Final = {
+    manners.DONE: "done",
+    manners.FAILURE: "failure; the message says which",
+    manners.USAGE: "wrong use: an option or a command that does not exist",
+    manners.DENIED: "denied: asking again changes nothing",
+    manners.TRY_LATER: "the broker cannot answer now: try later",
+    manners.UNREACHABLE: "no broker could be asked, or not the right one",
+    manners.MISCONFIGURED: "a configuration cannot be used",
+    manners.INTERRUPTED: "interrupted from the keyboard",
+}
+
+_OF_RUN: Final = {
+    str(run.OWN_FAILURE): "`gatepass run` failed itself, before its command ran",
+    str(child.NOT_EXECUTABLE): "its command could not be executed",
+    str(child.NOT_FOUND): "its command was not found",
+    f"{child.SIGNALLED}+N": "signal N ended its command",
+}
+
+
+class Key(NamedTuple):
+    """A key of a table, as the page shows it."""
+
+    name: str
+    value: str
+    default: str
+    meaning: str
+
+
+def page() -> str:
+    """Return the whole page."""
+    sections = [
+        _HEAD,
+        "## broker.toml\n",
+        _BROKER,
+        *_tables(broker_schema, broker_schema.File),
+        "## gateway.toml\n",
+        _GATEWAY,
+        *_tables(gateway_schema, gateway_schema.File),
+        "## Environment variables\n",
+        _table(("variable", "meaning"), ((f"`{name}`", meaning) for name, meaning in sorted(_VARIABLES.items()))),
+        "## Exit statuses\n",
+        _statuses(),
+    ]
+    return "\n".join(sections)
+
+
+def _tables(module: ModuleType, file: type[msgspec.Struct]) -> Iterator[str]:
+    for field in _fields(file):
+        form = field.type
+        repeated = isinstance(form, forms.VarTupleType)
+        if isinstance(form, forms.VarTupleType):
+            form = form.item_type
+        if not isinstance(form, forms.StructType):
+            raise TypeError(f"{file}.{field.name} is not a table")
+        heading = f"[[{field.name}]]" if repeated else f"[{field.name}]"
+        yield f"### `{heading}`\n"
+        if purpose := _purpose(form.cls):
+            yield f"{textwrap.fill(purpose, WIDTH, break_on_hyphens=False)}\n"
+        yield _table(("key", "value", "default", "meaning"), (_row(key) for key in _keys(module, form.cls)))
+
+
+def _keys(module: ModuleType, table: type) -> Iterator[Key]:
+    meanings = _docstrings(module, table.__name__)
+    for field in _fields(table):
+        yield Key(field.name, _value(field.type), _default(field), meanings.get(field.name, ""))
+
+
+def _row(key: Key) -> tuple[str, ...]:
+    return (f"`{key.name}`", key.value, key.default, key.meaning)
+
+
+def _fields(table: type) -> tuple[forms.Field, ...]:
+    form = forms.type_info(table)
+    if not isinstance(form, forms.StructType):
+        raise TypeError(f"{table} is not a table")
+    return form.fields
+
+
+def _purpose(table: type) -> str:
+    """Return what a table's docstring says after its heading, as one paragraph that begins with a capital."""
+    text = " ".join(inspect.cleandoc(table.__doc__ or "").split())
+    text = re.sub(r"^`\[+\w+\]+`[.:]? ?", "", text)
+    return text[:1].upper() + text[1:]
+
+
+def _docstrings(module: ModuleType, table: str) -> Mapping[str, str]:
+    """Return the strings that stand under the fields of a class: Python itself keeps none of them."""
+    tree = ast.parse(inspect.getsource(module))
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == table)
+    found = {}
+    for field, below in pairwise(body):
+        if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
+            continue
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str):
+            found[field.target.id] = " ".join(below.value.value.split())
+    return found
+
+
+def _value(form: forms.Type) -> str:  # noqa: PLR0911 - one for each kind
+    match form:
+        case forms.UnionType():
+            return " or ".join(_value(kind) for kind in form.types if not isinstance(kind, forms.NoneType))
+        case forms.VarTupleType():
+            item = _value(form.item_type)
+            return f"list of ({item})" if " or " in item else f"list of {item}"
+        case forms.DictType():
+            return f"table of {_value(form.key_type)} to {_value(form.value_type)}"
+        case forms.LiteralType():
+            return " or ".join(f"`{json.dumps(value)}`" for value in form.values)
+        case forms.IntType():
+            return "id number" if form.le == LAST_ID else f"whole number{_range(form)}"
+        case forms.FloatType():
+            return f"number{_range(form)}"
+        case forms.StrType(pattern=str(pattern)):
+            return f"string like `{pattern}`"
+        case forms.StrType():
+            return "string"
+    raise TypeError(f"no words for {form}")
+
+
+def _range(form: forms.IntType | forms.FloatType) -> str:
+    low = f"from {form.ge:,}" if form.ge is not None else f"more than {form.gt:,}" if form.gt is not None else ""
+    high = f"to {form.le:,}" if form.le is not None else ""
+    return f" {low} {high}".rstrip() if low or high else ""
+
+
+def _default(field: forms.Field) -> str:
+    if field.required:
+        return "must be there"
+    default = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
+    if default is None:
+        return "none"
+    if isinstance(default, tuple):
+        default = list(default)
+    return f"`{json.dumps(default)}`"
+
+
+def _statuses() -> str:
+    numbers = [(str(status), meaning) for status, meaning in _STATUSES.items() if status < manners.INTERRUPTED]
+    faults = [(str(status), _fault(code)) for code, status in manners.TOKEN_FAULTS.items()]
+    interrupted = (str(manners.INTERRUPTED), _STATUSES[manners.INTERRUPTED])
+    return _table(("status", "of `gatepass`"), [*numbers, *faults, *_OF_RUN.items(), interrupted]) + (
+        "\n`gatepass-broker` and `gatepass-gateway` return 0, 1, 2 or 6, with the same meaning. `gatepass openclaw\n"
+        "secret` returns 0 always: OpenClaw must start without a broker, too. What each error means, and what to do\n"
+        "about it, is in [troubleshooting](troubleshooting.md).\n"
+    )
+
+
+def _fault(code: ErrorCode) -> str:
+    return f"the token was refused: [`{code}`](troubleshooting.md#{code})"
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
