@@ -13,6 +13,8 @@ COMMANDS: Final = {
     "whoami": "show whom the broker sees, and what it grants",
     "verify": "check a token",
     "status": "show how the broker is",
+    "openclaw setup": "change OpenClaw's configuration so that its commands log in through gatepass",
+    "openclaw check": "say whether OpenClaw and gatepass fit together, and what to do if not",
     "openclaw secret": "answer OpenClaw's question for a secret (its exec-secret protocol)",
 }
 
