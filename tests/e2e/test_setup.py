@@ -10,7 +10,7 @@ import pytest
 from e2e.openclaw_config import USER
 from e2e.openclaw_install import OpenClawInstall
 from e2e.person import Person
-from e2e.stack import GatepassInstall
+from e2e.stack import CHECKOUT, GatepassInstall
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -168,3 +168,17 @@ def test_every_mistake_in_the_files_is_found_with_its_cure_and_setup_repairs_the
     repaired = person.run("setup", "--write")
     assert repaired.returncode == 0, repaired.stderr
     assert {finding["code"] for finding in person.findings(5)} == {"broker", "proxy_port", "openclaw_port"}
+
+
+def test_the_steps_in_the_readme_are_those_of_setup(person: Person) -> None:
+    readme = (CHECKOUT / "README.md").read_text()
+    block = readme.split("<!-- the steps of setup -->")[1].split("```")[1].strip()
+    said = "\n".join(step["command"] for step in person.setup()["steps"])
+    here = {
+        f"{person.gatepass.bin}/": "",
+        f"{person.home}/.config": "~/.config",
+        str(person.second_port): "18790",
+    }
+    for specific, general in here.items():
+        said = said.replace(specific, general)
+    assert said == block

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Final
 
 from gatepass.cli.manners import DONE, guard, put_json, put_table
@@ -30,6 +33,9 @@ def _run(options: argparse.Namespace) -> int:
         status, place = client.status(), client.socket
     if options.json:
         put_json({**status._asdict(), "keys": [key._asdict() for key in status.keys], "socket": place})
+    elif sys.stdout.isatty() and find_spec("rich"):
+        # The one command that is for looking at: `pip install 'gatepass[rich]'` makes it worth it.
+        import_module("gatepass.cli.status_panel").show(status, place)
     else:
         put_table(_rows(status, place))
     return DONE
