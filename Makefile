@@ -9,13 +9,14 @@ export UV_NO_PROGRESS := 1
 .PHONY: help setup demo test check e2e format clean
 
 help:  ## say what there is
-	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: .venv/.ready  ## make .venv with what the lock file names
 
 .venv/.ready: pyproject.toml uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "gatepass needs Python 3.11 or later; name one: make PYTHON=python3.11"; exit 1; }
+	@echo "setting up .venv ..." >&2
 	@test -x $(UV) || { $(PYTHON) -m venv .venv && $(RUN) pip install --quiet --disable-pip-version-check uv; } || \
 		{ echo "no virtual environment could be made; on Debian: apt-get install python3-venv"; exit 1; }
 	@$(UV) sync --quiet --frozen --all-extras

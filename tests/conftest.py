@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from blockbuster import blockbuster_ctx
 
 
 @pytest.fixture(
@@ -17,3 +19,21 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """Run each async test once on each loop."""
     backend: tuple[str, dict[str, Any]] = request.param
     return backend
+
+
+@pytest.fixture(autouse=True)
+def _the_loop_is_never_blocked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail an async test in which the proxy or the async client makes a call that could hold up everybody else.
+
+    Allowed are the configuration, which is read before there is a loop outside of tests, netlink, which answers inside
+    `send`, and the small local key file. The broker is left out: it writes its journal before it answers, on purpose.
+    """
+    if "anyio_backend" not in request.fixturenames:
+        yield
+        return
+    with blockbuster_ctx(scanned_modules=["gatepass_gateway", "gatepass.aio"]) as watch:
+        for function in watch.functions.values():
+            function.can_block_in("gatepass_gateway/config.py", {"resolve"})
+            function.can_block_in("gatepass_gateway/sock_diag.py", {"_ask"})
+            function.can_block_in("gatepass_gateway/keys.py", {"current", "_read", "_follow"})
+        yield
