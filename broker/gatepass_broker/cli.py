@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from gatepass.errors import ConfigurationError, GatepassError
+from gatepass.daemon.command import DONE, daemon_parser, guard, serve
+from gatepass.errors import ErrorCode, GatepassError
 
 if TYPE_CHECKING:
     from gatepass_broker.settings import Settings
-
-DONE: Final = 0
-FAILURE: Final = 1
-USAGE: Final = 2
-MISCONFIGURED: Final = 6
 
 _NEEDED: Final = ("anyio", "cryptography", "msgspec", "structlog")
 
@@ -54,45 +48,15 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    _check_usage(parser, options)
-    missing = [name for name in _NEEDED if find_spec(name) is None]
-    if missing:
-        return _fail(f"{', '.join(missing)} is missing; `pip install 'gatepass[broker]'`", FAILURE)
-    try:
-        return _command(options)
-    except ConfigurationError as error:
-        return _fail(error.message, MISCONFIGURED)
-    except GatepassError as error:
-        return _fail(error.message, FAILURE)
-    except OSError as error:
-        return _fail(f"{error.filename or 'the broker'}: {error.strerror}", FAILURE)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="gatepass-broker",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"gatepass-broker {version('gatepass')}")
+    parser = daemon_parser("gatepass-broker", _DESCRIPTION, _EXAMPLES)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--config", metavar="FILE", type=Path, help="the configuration, TOML")
     which.add_argument("--loopback-user", metavar="NAME", help="the identity that your own programs get")
-    _add_personal_options(parser)
-    parser.add_argument("--check", action="store_true", help="check the configuration and exit")
     parser.add_argument("--check-journal", action="store_true", help="check every record of the journal and exit")
-    parser.add_argument(
-        "--loop",
-        choices=("auto", "asyncio", "uvloop"),
-        default="auto",
-        help="event loop (default: uvloop where it is installed)",
-    )
-    parser.add_argument("--log-format", choices=("logfmt", "json"), default="logfmt", help="form of the log on stderr")
-    return parser
+    _add_personal_options(parser)
+    options = parser.parse_args(arguments)
+    _check_usage(parser, options)
+    return guard("gatepass-broker", "broker", _NEEDED, lambda: _command(options))
 
 
 def _add_personal_options(parser: argparse.ArgumentParser) -> None:
@@ -159,30 +123,18 @@ def _check_journal(state_dir: Path) -> int:
     from gatepass_broker.journal import check_journal  # noqa: PLC0415
 
     directory = state_dir / "journal"
-    try:
-        report = check_journal(directory)
-    except OSError as error:
-        return _fail(f"{directory}: the journal cannot be read: {error.strerror}", FAILURE)
+    report = check_journal(directory)
     if report.problem:
-        return _fail(report.problem, FAILURE)
+        raise GatepassError(ErrorCode.INTERNAL, report.problem)
     print(f"{directory}: {report.records} records in {report.segments} segments hold together")
     print(f"the last one: {report.head.seq} {report.head.digest}")
     return DONE
 
 
 def _run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Settings] | None) -> int:
-    import anyio  # noqa: PLC0415
-
-    from gatepass.daemon.logs import configure_logs  # noqa: PLC0415
     from gatepass_broker.server import run  # noqa: PLC0415
 
-    installed = find_spec("uvloop") is not None
-    if options.loop == "uvloop" and not installed:
-        return _fail("uvloop is missing; `pip install 'gatepass[uvloop]'`, or leave out --loop", FAILURE)
-    configure_logs(options.log_format)
-    use_uvloop = installed and options.loop != "asyncio"
-    anyio.run(run, settings, version("gatepass"), reload, _ready, backend_options={"use_uvloop": use_uvloop})
-    return DONE
+    return serve(options, run, settings, version("gatepass"), reload, _ready)
 
 
 def _ready(settings: Settings) -> None:
@@ -194,8 +146,3 @@ def _ready(settings: Settings) -> None:
         issuer=settings.rules.issuer,
         rules=len(settings.rules.rules),
     )
-
-
-def _fail(message: str, code: int) -> int:
-    print(f"gatepass-broker: {message}", file=sys.stderr)
-    return code

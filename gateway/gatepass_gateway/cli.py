@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from gatepass.errors import ConfigurationError
+from gatepass.daemon.command import DONE, daemon_parser, guard, serve
 
 if TYPE_CHECKING:
     from gatepass_gateway.config import Settings
-
-DONE: Final = 0
-FAILURE: Final = 1
-MISCONFIGURED: Final = 6
 
 _NEEDED: Final = ("anyio", "cryptography", "h11", "msgspec", "structlog")
 
@@ -53,44 +46,14 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    options = _parser().parse_args(arguments)
-    missing = [name for name in _NEEDED if find_spec(name) is None]
-    if missing:
-        return _fail(f"{', '.join(missing)} is missing; `pip install 'gatepass[gateway]'`", FAILURE)
-    try:
-        return _command(options)
-    except ConfigurationError as error:
-        return _fail(error.message, MISCONFIGURED)
-    except OSError as error:
-        return _fail(f"{error.filename or 'the proxy'}: {error.strerror}", FAILURE)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="gatepass-gateway",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"gatepass-gateway {version('gatepass')}")
+    parser = daemon_parser("gatepass-gateway", _DESCRIPTION, _EXAMPLES)
     parser.add_argument("--config", metavar="FILE", type=Path, required=True, help="the configuration, TOML")
-    parser.add_argument("--check", action="store_true", help="check the configuration and exit")
-    parser.add_argument(
-        "--loop",
-        choices=("auto", "asyncio", "uvloop"),
-        default="auto",
-        help="event loop (default: uvloop where it is installed)",
-    )
-    parser.add_argument("--log-format", choices=("logfmt", "json"), default="logfmt", help="form of the log on stderr")
-    return parser
+    options = parser.parse_args(arguments)
+    return guard("gatepass-gateway", "gateway", _NEEDED, lambda: _command(options))
 
 
 def _command(options: argparse.Namespace) -> int:
     # Imported late, so that --help works and a missing extra is explained.
-    import anyio  # noqa: PLC0415
-
-    from gatepass.daemon.logs import configure_logs  # noqa: PLC0415
     from gatepass.daemon.process import harden  # noqa: PLC0415
     from gatepass_gateway.config import load  # noqa: PLC0415
     from gatepass_gateway.server import run  # noqa: PLC0415
@@ -100,12 +63,7 @@ def _command(options: argparse.Namespace) -> int:
     if options.check:
         print(f"{settings.source}: no fault found; identities: {len(settings.policy.users)}")
         return DONE
-    installed = find_spec("uvloop") is not None
-    if options.loop == "uvloop" and not installed:
-        return _fail("uvloop is missing; `pip install 'gatepass[uvloop]'`, or leave out --loop", FAILURE)
-    configure_logs(options.log_format)
-    anyio.run(run, settings, _ready, backend_options={"use_uvloop": installed and options.loop != "asyncio"})
-    return DONE
+    return serve(options, run, settings, _ready)
 
 
 def _ready(settings: Settings) -> None:
@@ -118,8 +76,3 @@ def _ready(settings: Settings) -> None:
         upstream=f"{host}:{port}",
         keys=str(settings.jwks_file or settings.broker_socket),
     )
-
-
-def _fail(message: str, code: int) -> int:
-    print(f"gatepass-gateway: {message}", file=sys.stderr)
-    return code

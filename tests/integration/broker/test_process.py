@@ -129,7 +129,7 @@ def test_a_second_broker_says_who_is_in_the_way(tmp_path: Path) -> None:
 
 
 def test_a_missing_extra_is_explained(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("gatepass_broker.cli.find_spec", lambda name: None if name == "msgspec" else object())
+    monkeypatch.setattr("gatepass.daemon.command.find_spec", lambda name: None if name == "msgspec" else object())
 
     assert main(["--config", "x"]) == 1
     assert "pip install 'gatepass[broker]'" in capsys.readouterr().err

@@ -19,7 +19,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
-from gatepass_gateway.cli import MISCONFIGURED, main
+from gatepass.daemon.command import MISCONFIGURED
+from gatepass_gateway.cli import main
 from support.gateway import (
     UPGRADE,
     GatewayProcess,

@@ -1,0 +1,76 @@
+"""What the daemons' commands have in common: options, errors and exit codes, and starting the event loop.
+
+Imports nothing that an extra brings, so that `--help` works and a missing extra is explained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any, Final
+
+from gatepass.errors import ConfigurationError, ErrorCode, GatepassError
+
+DONE: Final = 0
+FAILURE: Final = 1
+MISCONFIGURED: Final = 6
+
+
+def daemon_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """Return a parser with the options that every daemon has."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"{prog} {version('gatepass')}")
+    parser.add_argument("--check", action="store_true", help="check the configuration and exit")
+    parser.add_argument(
+        "--loop",
+        choices=("auto", "asyncio", "uvloop"),
+        default="auto",
+        help="event loop (default: uvloop where it is installed)",
+    )
+    parser.add_argument("--log-format", choices=("logfmt", "json"), default="logfmt", help="form of the log on stderr")
+    return parser
+
+
+def guard(prog: str, extra: str, needed: Sequence[str], command: Callable[[], int]) -> int:
+    """Return the exit status of `command`; an error, or a package of the extra that is missing, becomes a sentence."""
+    missing = [name for name in needed if find_spec(name) is None]
+    if missing:
+        return _fail(prog, f"{', '.join(missing)} is missing; `pip install 'gatepass[{extra}]'`", FAILURE)
+    try:
+        return command()
+    except ConfigurationError as error:
+        return _fail(prog, error.message, MISCONFIGURED)
+    except GatepassError as error:
+        return _fail(prog, error.message, FAILURE)
+    except OSError as error:
+        return _fail(prog, f"{error.filename or 'the system'}: {error.strerror}", FAILURE)
+
+
+def serve(options: argparse.Namespace, run: Callable[..., Awaitable[None]], *arguments: Any) -> int:  # noqa: ANN401
+    """Run `run(*arguments)` on the event loop that `options` choose, with the log set up. Return the exit status."""
+    import anyio  # noqa: PLC0415
+
+    from gatepass.daemon.logs import configure_logs  # noqa: PLC0415
+
+    installed = find_spec("uvloop") is not None
+    if options.loop == "uvloop" and not installed:
+        raise GatepassError(
+            ErrorCode.UNAVAILABLE, "uvloop is missing; `pip install 'gatepass[uvloop]'`, or leave out --loop"
+        )
+    configure_logs(options.log_format)
+    anyio.run(run, *arguments, backend_options={"use_uvloop": installed and options.loop != "asyncio"})
+    return DONE
+
+
+def _fail(prog: str, message: str, code: int) -> int:
+    print(f"{prog}: {message}", file=sys.stderr)  # noqa: T201 - this is a command
+    return code
