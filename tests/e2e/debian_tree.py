@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from e2e.openclaw_install import cache_dir
@@ -59,12 +59,13 @@ class Space:
     directory: Path
 
     def run(self, *command: str | Path, timeout: float = 60.0, env: Mapping[str, str] | None = None) -> str:
-        """Run a command to its end, and return what it said on stdout and stderr."""
+        """Run a command to its end, and return what it said on stdout and stderr; `env` is all of its environment."""
+        __tracebackhide__ = True  # pytest would show the environment, where an index or a proxy may have its password
         shown = " ".join(map(str, command))
         try:
             done = subprocess.run(
                 ["nsenter", "--target", str(self.pid), "--mount", "--pid", "--", *command],
-                env={**os.environ, **(env or {})},
+                env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -80,46 +81,48 @@ class Space:
 
 @dataclass(frozen=True, slots=True)
 class Debian:
-    """The unpacked tree."""
+    """The unpacked tree, which is all that its processes can reach of the file system."""
 
     space: Space
-    environment: Mapping[str, str]
-
-    def offer(self, checkout: Path) -> None:
-        """Put the commit that `checkout` is at, and what led to it, into a repository at `ORIGIN`.
-
-        A push serves a clone that CI made without history, or as another user, where a clone of the clone would not.
-        """
-        origin = f"{self.space.directory}{ORIGIN}"
-        self.space.run("git", "init", "--quiet", "--bare", "--initial-branch=main", origin)
-        self.space.run("git", "-C", origin, "config", "receive.shallowUpdate", "true")
-        git = ("git", "-c", f"safe.directory={checkout}", "-C", checkout)
-        self.space.run(*git, "push", "--quiet", "--no-verify", origin, "HEAD:refs/heads/main")
+    environment: Mapping[str, str] = field(repr=False)
 
     def run(self, line: str, *, directory: str = ".", timeout: float = 60.0) -> str:
         """Run a line in a shell as root has it after logging in, and return what it printed."""
-        environment = [f"{name}={value}" for name, value in self.environment.items()]
+        __tracebackhide__ = True
         started = time.monotonic()
-        said = self.space.run(
-            *("chroot", self.space.directory, "env", "--ignore-environment", f"--chdir={HOME}/{directory}"),
-            *(*environment, "sh", "-c", line),
-            timeout=timeout,
-        )
+        command = ("env", f"--chdir={HOME}/{directory}", "sh", "-c", line)
+        said = self.space.run(*command, timeout=timeout, env=self.environment)
         print(f"in the fresh Debian, `{line}`: {time.monotonic() - started:.0f} s")
         return said
 
 
 @contextmanager
-def fresh_debian() -> Iterator[Debian]:
-    """An empty tree with this machine's network, and nothing else of it."""
+def fresh_debian(checkout: Path) -> Iterator[Debian]:
+    """An empty tree that reaches the network as this machine does, and at `ORIGIN` what `checkout` has committed."""
     archive = _ensure_archive()
     with _space() as space:
         tree = space.directory
         space.run("tar", "--extract", "--numeric-owner", "--file", archive, "--directory", tree)
         space.run("mount", "-t", "proc", "proc", tree / "proc")
         space.run("mount", "-t", "devpts", "-o", "newinstance,ptmxmode=0666,mode=0620", "devpts", tree / "dev/pts")
+        _offer(space, checkout)
+        network = _share_network(space)
+        # Not chroot: who is in one is refused user namespaces, and a test of ours makes some.
+        space.run("sh", "-c", 'cd "$1" && pivot_root . . && umount --lazy .', "sh", tree)
         path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        yield Debian(space, {"HOME": HOME, "PATH": path, **_share_network(space)})
+        yield Debian(space, {"HOME": HOME, "PATH": path, **network})
+
+
+def _offer(space: Space, checkout: Path) -> None:
+    """Put the commit that `checkout` is at, and what led to it, into a repository in the tree.
+
+    A push serves a checkout that CI made without history, or as another user, where a clone of it would not.
+    """
+    origin = f"{space.directory}{ORIGIN}"
+    space.run("git", "init", "--quiet", "--bare", "--initial-branch=main", origin)
+    space.run("git", "-C", origin, "config", "receive.shallowUpdate", "true")
+    git = ("git", "-c", f"safe.directory={checkout}", "-C", checkout)
+    space.run(*git, "push", "--quiet", "--no-verify", origin, "HEAD:refs/heads/main")
 
 
 def _share_network(space: Space) -> dict[str, str]:
@@ -159,19 +162,22 @@ def _space() -> Iterator[Space]:
     # Only `mount` in the namespaces sees what is in the directory: outside it stays empty, and is safe to remove.
     with tempfile.TemporaryDirectory(prefix="gatepass-debian-") as directory:
         command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "bash", "-c", HOLD, "bash", directory]
-        with subprocess.Popen(
+        holder = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,  # Ctrl-C is for the test, which ends this in turn
-        ) as holder:
+        )
+        try:
             assert holder.stdout is not None
             said = holder.stdout.readline().strip()
             if not said.isdigit():
                 raise DebianError(f"root may make no mounts in a namespace of its own here: {said}")
             yield Space(int(said), Path(directory))
+        finally:
+            holder.communicate()  # closes its stdin
 
 
 def _ensure_archive() -> Path:
@@ -199,7 +205,7 @@ def _make_archive(archive: Path) -> None:
             space.run(
                 *("mmdebstrap", *options, f"--include={','.join(PACKAGES)}", RELEASE, staged, mirror),
                 timeout=MAKE_TIMEOUT,
-                env={"TMPDIR": str(space.directory)},
+                env={**os.environ, "TMPDIR": str(space.directory)},
             )
         staged.rename(archive)
     finally:

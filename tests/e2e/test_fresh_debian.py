@@ -24,8 +24,7 @@ pytestmark = [
 
 
 def test_clone_demo_and_test_succeed_in_an_empty_debian_with_no_other_step() -> None:
-    with fresh_debian() as debian:
-        debian.offer(CHECKOUT)
+    with fresh_debian(CHECKOUT) as debian:
         debian.run(f"git clone --quiet {ORIGIN} gatepass")
         assert "make demo" in debian.run("make", directory="gatepass")
         shown = debian.run("make demo", directory="gatepass", timeout=180)
