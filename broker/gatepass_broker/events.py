@@ -118,6 +118,7 @@ class Checkpoint(Event, frozen=True, tag="checkpoint"):
     generation: int
     issued: int
     refused: int
+    latest_end: int = 0
 
 
 AnyEvent = (

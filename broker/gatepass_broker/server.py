@@ -17,7 +17,6 @@ import structlog
 
 from gatepass.clock import Moment, now
 from gatepass.daemon.safe_paths import check_directory, make_directory
-from gatepass.errors import GatepassError
 from gatepass.frames import Message
 from gatepass_broker.connection import Connection, House
 from gatepass_broker.journal import Journal, JournalError
@@ -140,8 +139,8 @@ async def _reload(server: Server, reload: Callable[[], Settings] | None) -> None
     try:
         # In a thread: looking up users can take as long as their directory service does.
         server.reload(await anyio.to_thread.run_sync(reload))
-    except GatepassError as error:
-        _log.error("the configuration was not reloaded; the last good one stays", error=error.message)
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with a new configuration, the old one is good
+        _log.error("the configuration was not reloaded; the last good one stays", error=str(error))
 
 
 def _jwks_writer(path: Path) -> Callable[[Message], None]:

@@ -71,13 +71,17 @@ class Broker:
             [
                 *started,
                 Configured(time=now, digest=digest, rules=len(self._rules.rules)),
-                *retirements(self._state.keys.values(), now, self._lifetimes.token),
+                *retirements(self._state.keys.values(), now, self._longest_left(now)),
                 self._keys.current.added(),
             ]
         )
         self._record(removals(self._state.keys.values(), now))
         self.checkpoint()
         self._publish()
+
+    def _longest_left(self, now: float) -> int:
+        """Return for how many seconds a token may live on: longer than now configured, if more was allowed before."""
+        return max(self._lifetimes.token, self._state.latest_end - int(now))
 
     def on_keys(self, told: KeysChanged) -> None:
         """Let `told` be called with the new key set whenever it changes."""
@@ -120,7 +124,7 @@ class Broker:
     def turn_keys(self) -> float:
         """Do what is due with the keys, and return in how many seconds to ask again."""
         now = self._clock().time
-        turn = self._keys.turn(self._state.keys, now, self._lifetimes.key, self._lifetimes.token)
+        turn = self._keys.turn(self._state.keys, now, self._lifetimes.key, self._longest_left(now))
         if turn.events:
             self._record(turn.events)
             self._keys.take(turn)

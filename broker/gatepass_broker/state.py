@@ -44,6 +44,8 @@ class State:
         """By kid, in the order in which they were made."""
         self.generation = 0
         """Rises with every change of `keys`."""
+        self.latest_end = 0
+        """When the last of all tokens ends. Seconds since the epoch."""
         self.issued = 0
         self.refused = 0
         self.started = 0
@@ -54,8 +56,9 @@ class State:
     def apply(self, event: AnyEvent) -> None:
         """Let `event` have happened."""
         match event:
-            case Issued():
+            case Issued(exp=end):
                 self.issued += 1
+                self.latest_end = max(self.latest_end, end)
             case Refused(uid=uid, time=time):
                 self.refused += 1
                 self._count_refusal(uid, time)
@@ -79,6 +82,7 @@ class State:
             generation=self.generation,
             issued=self.issued,
             refused=self.refused,
+            latest_end=self.latest_end,
         )
 
     def throttled_for(self, uid: int | None, time: float) -> int:
@@ -118,3 +122,4 @@ class State:
     def _restore(self, event: Checkpoint) -> None:
         self.keys = {key.kid: key for key in event.keys}
         self.generation, self.issued, self.refused = event.generation, event.issued, event.refused
+        self.latest_end = event.latest_end

@@ -27,6 +27,9 @@ PORT_VARIABLE: Final = "OPENCLAW_GATEWAY_PORT"
 
 _SPAWN_BROKER: Final = "/spawn-broker/worker.js"
 _GATEWAY_TITLE: Final = "openclaw-gateway"
+_RUNTIMES: Final = frozenset({"node", "nodejs", "bun"})
+_HOSTS_OF_A_GATEWAY: Final = frozenset({"configure", "onboard", "setup"})
+"""Commands that may run a gateway within themselves."""
 
 
 class ProcessInfo(NamedTuple):
@@ -70,10 +73,17 @@ def _title(process: ProcessInfo) -> str | None:
 
 
 def _launcher_words(process: ProcessInfo) -> tuple[str, ...] | None:
-    """The words after `…/openclaw.mjs` of a process that has not renamed itself."""
-    for index, argument in enumerate(process.arguments):
+    """The words after `…/openclaw.mjs` of a process that has not renamed itself.
+
+    Only where node runs it: a person's own launcher for the secret may well be called `openclaw` too.
+    """
+    if not process.arguments or os.path.basename(process.arguments[0]) not in _RUNTIMES:
+        return None
+    for index, argument in enumerate(process.arguments[1:], 1):
         if argument.endswith(("/openclaw.mjs", "/openclaw")):
             return process.arguments[index + 1 :]
+        if not argument.startswith("-"):
+            return None
     return None
 
 
@@ -86,7 +96,7 @@ def _words_of_launcher(process: ProcessInfo, above: Sequence[ProcessInfo]) -> tu
 
 def _is_command(words: tuple[str, ...]) -> bool:
     """Whether `words` surely start a command: a bare `gateway`, `gateway run` and leading options may not."""
-    if not words or words[0].startswith("-"):
+    if not words or words[0].startswith("-") or words[0] in _HOSTS_OF_A_GATEWAY:
         return False
     following = words[1] if len(words) > 1 else "run"
     return words[0] != "gateway" or not (following == "run" or following.startswith("-"))

@@ -32,7 +32,11 @@ _UCRED: Final = struct.Struct("=iII")
 
 
 def check_path(path: str) -> int:
-    """Return the uid that owns the socket at `path`, if the path can be trusted. Raise as `check_place` does."""
+    """Return the uid that owns the socket at `path`, if the path can be trusted.
+
+    Raise as `check_place` does, and `ConfigurationError` if it cannot be the path of a socket.
+    """
+    _check_name(path)
     status = check_place(path)
     if not stat.S_ISSOCK(status.st_mode):
         raise _impostor(f"'{path}' is not a socket")
@@ -42,10 +46,9 @@ def check_path(path: str) -> int:
 def check_place(path: str) -> os.stat_result:
     """Return the status of what is at `path`, if nobody can have put it there who is not vouched for.
 
-    Raise `UnreachableError` (IMPOSTOR) if somebody else could have, `ConfigurationError` if it cannot be the path of a
-    socket, and `OSError` as `lstat` does, above all `FileNotFoundError`.
+    `path` is absolute. Raise `UnreachableError` (IMPOSTOR) if somebody else could have, and `OSError` as `lstat` does,
+    above all `FileNotFoundError`.
     """
-    _check_name(path)
     here, ahead, links = "/", _steps(path), 0
     status = os.lstat(here)
     trusted = {0, os.geteuid()} - {UNMAPPED_UID}

@@ -84,12 +84,15 @@ def resolve(file: File, *, source: str) -> Settings:
         extra_headers=_extra_headers(file.identity),
         fixed_headers=_fixed_headers(file.identity),
         broker_socket=file.keys.broker_socket or default_socket(),
-        jwks_file=Path(file.keys.jwks_file) if file.keys.jwks_file else None,
+        jwks_file=_absolute(file.keys.jwks_file, "keys.jwks_file") if file.keys.jwks_file else None,
         issuer=file.keys.issuer,
         device_login_uids=frozenset(_uid(user, "device_logins.users") for user in file.device_logins.users),
         limits=_limits(file.limits),
         deadlines=Deadlines(
-            head=file.limits.head_seconds, first_frame=file.limits.first_frame_seconds, login=file.limits.login_seconds
+            head=file.limits.head_seconds,
+            first_frame=file.limits.first_frame_seconds,
+            body=file.limits.body_seconds,
+            login=file.limits.login_seconds,
         ),
     )
 
@@ -156,6 +159,13 @@ def _limits(table: LimitsTable) -> ConnectionLimits:
             "must be less than limits.waiting, or one user could keep all others out", where="limits.waiting_per_uid"
         )
     return ConnectionLimits(table.connections, table.connections_per_uid, table.waiting, table.waiting_per_uid)
+
+
+def _absolute(text: str, where: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute():
+        raise ConfigurationError(f"'{text}' is not an absolute path", where=where)
+    return path
 
 
 def _ip(text: str, where: str) -> str:

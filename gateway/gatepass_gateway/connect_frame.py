@@ -67,7 +67,7 @@ def refuse_misplaced_secrets(frame: ConnectFrame, *, besides_auth: bool) -> None
     `besides_auth` is for a frame whose credentials are taken out before it goes on.
     """
     passed_on = _without_credentials(frame) if besides_auth else frame.message
-    if any(is_gatepass_shaped(text) for text in _strings(passed_on)):
+    if is_gatepass_shaped("\n".join(_strings(passed_on))):
         raise RefusedError(
             ErrorCode.SECRET_MISPLACED,
             "a gatepass token counts only as auth.token or auth.password of an operator's connect request",

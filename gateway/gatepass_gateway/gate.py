@@ -20,6 +20,8 @@ class Deadlines(NamedTuple):
     """From the first byte of a request, or the end of the one before, to the end of its header."""
     first_frame: float = 3
     """From the upgrade to the end of the first WebSocket message."""
+    body: float = 60
+    """Between two pieces of a request's body."""
     login: float = 20
     """From the first WebSocket message to the gateway's answer."""
 

@@ -104,6 +104,12 @@ def bearer_secret(headers: Headers) -> str | None:
     return None
 
 
+def connection_options(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
+    """Return the field names in `Connection` (RFC 9110 section 7.6.1), as a lenient server may read them."""
+    values = b",".join(value for key, value in headers if canonical_name(key) == b"connection")
+    return frozenset(canonical_name(option) for option in values.split(b","))
+
+
 def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     """Return the fields that pass a hop: all but the hop-by-hop ones and those that `Connection` names.
 

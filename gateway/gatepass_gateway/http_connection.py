@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import h11
 import structlog
 from anyio.abc import SocketStream
 
+from gatepass.daemon.logs import SeldomPerKey
 from gatepass.errors import ErrorCode, GatepassError
 from gatepass_gateway.gate import Gate
-from gatepass_gateway.headers import Headers, bearer_secret
+from gatepass_gateway.headers import Headers, bearer_secret, connection_options, is_forwarding
 from gatepass_gateway.http_exchange import exchange
 from gatepass_gateway.http_peer import HttpPeer
 from gatepass_gateway.refused import RefusedError
@@ -20,6 +23,9 @@ from gatepass_gateway.websocket_session import WebSocketRequest, serve_websocket
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
 
 
+_REFUSED: Final = SeldomPerKey("refused")
+
+
 async def serve_client(stream: SocketStream, uid: int | None, gate: Gate) -> None:
     """Serve one client until its connection closes. Raise the stream's errors (`BROKEN`) if the client goes first."""
     client = HttpPeer(stream, h11.SERVER)
@@ -29,7 +35,7 @@ async def serve_client(stream: SocketStream, uid: int | None, gate: Gate) -> Non
     except h11.RemoteProtocolError as error:
         await client.refuse(RefusedError(ErrorCode.BAD_REQUEST, f"the request is not valid HTTP: {error}"))
     except GatepassError as error:
-        _log.info("refused", uid=uid, reason=error.code, message=error.message)
+        _REFUSED.warn((uid, error.code), uid=uid, reason=error.code, message=error.message)
         await client.refuse(error)
 
 
@@ -45,11 +51,22 @@ async def _serve_request(client: HttpPeer, uid: int | None, gate: Gate) -> bool:
     identity = await gate.authenticator.identify(Request(headers, uid, bearer_secret(headers)))
     _refuse_stray_secrets(event.target, headers, identity)
     if _asks_for_websocket(event, headers):
-        await serve_websocket(client, WebSocketRequest(event, headers, uid, identity), gate)
+        await serve_websocket(client, _websocket_request(event, headers, uid, identity), gate)
         return False
     _log.debug("request", uid=uid, method=event.method.decode(), user=identity and identity.user)
     way = Way.IDENTITY if identity else Way.ANONYMOUS
-    return await exchange(client, event, gate.headers_upstream(headers, identity), gate.upstream, way)
+    fields = gate.headers_upstream(headers, identity)
+    return await exchange(client, event, fields, gate.upstream, way, body_seconds=gate.deadlines.body)
+
+
+def _websocket_request(
+    event: h11.Request, headers: Headers, uid: int | None, identity: Identity | None
+) -> WebSocketRequest:
+    """Return the upgrade as it goes on. One that brought a token goes on without it, and without its identity yet."""
+    if identity is None or identity.token_id is None:
+        return WebSocketRequest(event, headers, uid, identity, None)
+    kept = tuple(field for field in headers if field[0] != b"authorization")
+    return WebSocketRequest(event, kept, uid, None, identity)
 
 
 def _refuse_ambiguous(request: h11.Request, headers: Headers) -> None:
@@ -62,6 +79,12 @@ def _refuse_ambiguous(request: h11.Request, headers: Headers) -> None:
     for once in (b"authorization", b"host", b"content-length", b"upgrade"):
         if names.count(once) > 1:
             raise RefusedError(ErrorCode.BAD_REQUEST, f"the request has more than one '{once.decode()}' header")
+    for option in connection_options(headers):
+        # These end at the next hop if `Connection` names them, and with them what they say of who sends the request.
+        if is_forwarding(option) or option in (b"authorization", b"origin"):
+            raise RefusedError(
+                ErrorCode.BAD_REQUEST, f"'Connection' must not name '{option.decode('ascii', 'replace')}'"
+            )
 
 
 def _refuse_stray_secrets(target: bytes, headers: Headers, identity: Identity | None) -> None:

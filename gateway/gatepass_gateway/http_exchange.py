@@ -11,7 +11,8 @@ import h11
 from gatepass.errors import ErrorCode, TryLaterError
 from gatepass_gateway.concurrency import run_beside
 from gatepass_gateway.headers import Headers, end_to_end
-from gatepass_gateway.http_peer import BROKEN, HttpPeer
+from gatepass_gateway.http_peer import BROKEN, Event, HttpPeer
+from gatepass_gateway.refused import RefusedError
 from gatepass_gateway.upstream import Upstream, Way
 
 _UNREADABLE: Final[tuple[type[Exception], ...]] = (*BROKEN, h11.RemoteProtocolError)
@@ -21,7 +22,9 @@ _MAX_PIPELINED: Final = 65_536
 """Bytes of further requests that are taken while one is answered; more waits in the kernel."""
 
 
-async def exchange(client: HttpPeer, request: h11.Request, headers: Headers, upstream: Upstream, way: Way) -> bool:
+async def exchange(  # noqa: PLR0913 - a request, where it goes, and how
+    client: HttpPeer, request: h11.Request, headers: Headers, upstream: Upstream, way: Way, *, body_seconds: float
+) -> bool:
     """Pass `request` on with `headers` and the answer back. Return whether the client's connection can go on.
 
     Each request has an upstream connection of its own: none can ever carry what belongs to another identity.
@@ -32,7 +35,9 @@ async def exchange(client: HttpPeer, request: h11.Request, headers: Headers, ups
         server = HttpPeer(stream, h11.CLIENT)
         fields = [*headers, (b"connection", b"close"), *_framing(request)]
         await server.send(h11.Request(method=request.method, target=request.target, headers=fields))
-        await run_beside(partial(pass_answer_back, server, client), partial(_pass_request_on, client, server))
+        await run_beside(
+            partial(pass_answer_back, server, client), partial(_pass_request_on, client, server, body_seconds)
+        )
     if client.state.their_state is h11.SEND_BODY:
         await client.linger()  # the gateway answered before the whole request was there
     return client.state.states == {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}
@@ -45,10 +50,10 @@ def _framing(request: h11.Request) -> Headers:
     return ()
 
 
-async def _pass_request_on(client: HttpPeer, server: HttpPeer) -> None:
+async def _pass_request_on(client: HttpPeer, server: HttpPeer, body_seconds: float) -> None:
     """Pass the body on, then watch for the client to hang up: an answer without end must not go on for nobody."""
     while True:
-        event = await client.next_event()
+        event = await _next_of_body(client, body_seconds)
         if not isinstance(event, h11.Data | h11.EndOfMessage):
             raise anyio.EndOfStream
         # Trailers end here: they could name any header.
@@ -62,6 +67,14 @@ async def _pass_request_on(client: HttpPeer, server: HttpPeer) -> None:
     while len(client.state.trailing_data[0]) < _MAX_PIPELINED:
         if not await client.receive():
             raise anyio.EndOfStream
+
+
+async def _next_of_body(client: HttpPeer, seconds: float) -> Event:
+    try:
+        with anyio.fail_after(seconds):
+            return await client.next_event()
+    except TimeoutError:
+        raise RefusedError(ErrorCode.BAD_REQUEST, f"nothing of the request's body came for {seconds:g} s") from None
 
 
 async def pass_answer_back(server: HttpPeer, client: HttpPeer, first: h11.Event | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from http import HTTPStatus
 from typing import Final, cast
 
 import anyio
@@ -71,7 +72,11 @@ class HttpPeer:
         if self.state.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
         refusal = answer(error)
-        await self.send(h11.Response(status_code=refusal.status, headers=list(refusal.headers)))
+        await self.send(
+            h11.Response(
+                status_code=refusal.status, headers=list(refusal.headers), reason=HTTPStatus(refusal.status).phrase
+            )
+        )
         if not self._asked_for_head:
             await self.send(h11.Data(data=refusal.body))
         await self.send(h11.EndOfMessage())
@@ -84,7 +89,7 @@ class HttpPeer:
         To close at once with something unread makes the kernel reset the connection, and the peer lose the answer.
         """
         taken = 0
-        with anyio.move_on_after(_LINGER_SECONDS), contextlib.suppress(*BROKEN):
-            await self.stream.send_eof()
+        with anyio.move_on_after(_LINGER_SECONDS), contextlib.suppress(*BROKEN, RuntimeError):
+            await self.stream.send_eof()  # RuntimeError: uvloop has closed it already
             while taken < _LINGER_BYTES:
                 taken += len(await self.stream.receive(READ_SIZE))

@@ -128,7 +128,7 @@ class JwksFileKeys:
         """The keys in the file; the last good ones while it is missing or broken."""
         try:
             status = self._path.stat()
-            seen = (status.st_ino, status.st_mtime_ns, status.st_size)
+            seen = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
             if seen != self._seen:
                 self._seen = seen
                 self._current = self._read()

@@ -100,6 +100,8 @@ class LimitsTable(_Table, frozen=True):
     """For the header of a request to be complete."""
     first_frame_seconds: Seconds = 3
     """From the WebSocket's upgrade to the end of its first message."""
+    body_seconds: Seconds = 60
+    """Between two pieces of a request's body."""
     login_seconds: Seconds = 20
     """From that message to the gateway's answer."""
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import re
 from typing import Final
-from urllib.parse import unquote_to_bytes
 
 from gatepass.openclaw import NO_TOKEN_PREFIX
 
+_ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 _ENCODED_OBJECT: Final = re.compile(rb"e[yw][A-Za-z0-9_=+/-]{8,}")
 
 
@@ -19,12 +19,16 @@ def is_gatepass_shaped(secret: str) -> bool:
     it and however it was wrapped or percent-encoded. `secret` may be a whole header or query.
     """
     raw = secret.encode("utf-8", "surrogatepass")
-    for candidate in (raw, unquote_to_bytes(raw)):
+    for candidate in (raw, _ESCAPE.sub(_unescape, raw)):
         if NO_TOKEN_PREFIX.encode("ascii") in candidate.lower():
             return True
         if any(_names_us(found) for found in _ENCODED_OBJECT.findall(candidate)):
             return True
     return False
+
+
+def _unescape(escape: re.Match[bytes]) -> bytes:
+    return bytes.fromhex(escape[1].decode("ascii"))
 
 
 def _names_us(encoded: bytes) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import signal
 import socket
@@ -15,6 +16,7 @@ import structlog
 from anyio.abc import SocketStream, TaskGroup
 from h11 import SERVER
 
+from gatepass.daemon.logs import SeldomPerKey
 from gatepass.errors import ConfigurationError
 from gatepass_gateway.authenticator import Authenticator
 from gatepass_gateway.config import Settings
@@ -44,7 +46,7 @@ async def run(settings: Settings, ready: Callable[[Settings], None]) -> None:
     """Serve until SIGTERM or SIGINT. Raise `ConfigurationError` if a port cannot be had."""
     with ExitStack() as parts:
         sock_diag = parts.enter_context(SockDiag())
-        listeners = [parts.enter_context(_listener(address)) for address in settings.listen]
+        listeners = [parts.enter_context(_listener(address, sock_diag)) for address in settings.listen]
         stopping = Stopping()
         keys = _key_source(settings)
         proxy = _Proxy(settings, _gate(settings, keys, sock_diag, stopping))
@@ -66,6 +68,7 @@ class _Proxy:
     def __init__(self, settings: Settings, gate: Gate) -> None:
         limits = settings.limits
         self._gate = gate
+        self._no_room = SeldomPerKey("no_room")
         self._connections = Shares(
             per_uid=limits.connections_per_uid, in_all=min(limits.connections, _connections_possible())
         )
@@ -105,10 +108,10 @@ class _Proxy:
 
     async def _serve_stream(self, stream: SocketStream, uid: int | None) -> None:
         try:
-            with self._connections.hold(uid):
+            with self._connections.hold(uid, shared=uid in self._gate.authenticator.policy.reverse_proxy_uids):
                 await serve_client(stream, uid, self._gate)
         except RefusedError as error:
-            _log.warning("no_room", uid=uid)
+            self._no_room.warn(uid, uid=uid)
             await HttpPeer(stream, SERVER).refuse(error, linger=False)
 
     def _owner(self, connection: socket.socket) -> int | None:
@@ -139,7 +142,7 @@ def _key_source(settings: Settings) -> KeySource:
     return BrokerKeys(settings.broker_socket)
 
 
-def _listener(address: Address) -> socket.socket:
+def _listener(address: Address, sock_diag: SockDiag) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -158,7 +161,23 @@ def _listener(address: Address) -> socket.socket:
         raise ConfigurationError(
             f"{address[0]} port {address[1]} cannot be listened on: {error.strerror}{cure}", where="listen"
         ) from None
+    _refuse_strangers(listener, address[1], sock_diag)
     return listener
+
+
+def _refuse_strangers(listener: socket.socket, port: int, sock_diag: SockDiag) -> None:
+    """Refuse a port to which another user's sockets are bound: they could take connections meant for the listener.
+
+    None can be bound there from now on; what is looked for are sockets that were there before.
+    """
+    strangers = sock_diag.strangers_on(port, os.geteuid())
+    if strangers:
+        listener.close()
+        raise ConfigurationError(
+            f"uid {', '.join(map(str, sorted(strangers)))} holds sockets on port {port} and could take connections "
+            f"that are meant for the proxy; stop those processes ('ss -tanp sport = :{port}' shows them)",
+            where="listen",
+        )
 
 
 def _connections_possible() -> int:
@@ -171,7 +190,10 @@ def _connections_possible() -> int:
 
 
 async def _stop_signal() -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for received in signals:
+            if received == signal.SIGHUP:
+                _log.warning("a changed configuration takes a restart")
+                continue
             _log.info("stopping", signal=received.name)
             return

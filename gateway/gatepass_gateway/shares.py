@@ -28,9 +28,12 @@ class Shares:
         return self._held.total()
 
     @contextmanager
-    def hold(self, uid: int | None) -> Iterator[Share]:
-        """Hold one place for `uid`, until it is released or the block ends. Raise `RefusedError` if none is free."""
-        if self._held[uid] >= self._per_uid or self.held >= self._in_all:
+    def hold(self, uid: int | None, *, shared: bool = False) -> Iterator[Share]:
+        """Hold one place for `uid`, until it is released or the block ends. Raise `RefusedError` if none is free.
+
+        `shared` is for a reverse proxy, whose one uid stands for many people.
+        """
+        if self.held >= self._in_all or (self._held[uid] >= self._per_uid and not shared):
             raise RefusedError(
                 ErrorCode.TOO_MANY_CONNECTIONS,
                 "too many connections are open, or wait for their login; try again in a few seconds",

@@ -9,12 +9,15 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
+from collections.abc import Iterator
 from typing import Final, NamedTuple, Self
 
 _NETLINK_SOCK_DIAG: Final = 4
 _SOCK_DIAG_BY_FAMILY: Final = 20
 _NLMSG_ERROR: Final = 2
+_NLMSG_DONE: Final = 3
 _NLM_F_REQUEST: Final = 1
+_NLM_F_DUMP: Final = 0x300
 _ESTABLISHED: Final = 1
 _LISTEN: Final = 10
 _ALL_STATES: Final = 0xFFFFFFFF
@@ -71,6 +74,44 @@ class SockDiag:
             return None
         return found.uid
 
+    def taken_by(self, uid: int, local: Address, remote: Address) -> bool:
+        """Whether the end at `local` of the connection to `remote` waits to be accepted, or is a socket of `uid`.
+
+        A connection need not have been taken by the listener: a socket that is bound to its port and dials our port
+        at the same time gets it (simultaneous open, RFC 9293 section 3.5). That one has an inode and its owner's uid;
+        what waits in a listener's queue has no inode yet.
+        """
+        found = self._find(local, remote, _ESTABLISHED)
+        return found is not None and (found.inode == 0 or found.uid == uid)
+
+    def strangers_on(self, port: int, uid: int) -> set[int]:
+        """Return the users, other than root and `uid`, who hold sockets that are bound to a local port.
+
+        They could take connections that are meant for its listener. Before Linux 6.8 the kernel does not tell of
+        sockets that are bound and nothing else.
+        """
+        owners = set()
+        for family in (socket.AF_INET, socket.AF_INET6):
+            body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, _ALL_STATES) + _PORTS.pack(port, 0)
+            for message in self._dump(body + bytes(36) + _ANY_COOKIE):
+                *_, found_id, _, _, _, owner, inode = _REPLY.unpack_from(message)
+                # The kernel does not apply the port to sockets that are bound and nothing else.
+                if inode and _PORTS.unpack_from(found_id)[0] == port:
+                    owners.add(owner)
+        return owners - {0, uid}
+
+    def _dump(self, body: bytes) -> Iterator[bytes]:
+        self._send(body, _NLM_F_REQUEST | _NLM_F_DUMP)
+        while True:
+            answer = self._netlink.recv(65_536)
+            while answer:
+                length, kind, _, sequence, _ = _HEADER.unpack_from(answer)
+                if sequence == self._sequence:
+                    if kind in (_NLMSG_DONE, _NLMSG_ERROR):
+                        return
+                    yield answer[_HEADER.size : length]
+                answer = answer[(length + 3) & ~3 :]
+
     def listener(self, address: Address) -> OwnedSocket | None:
         """Return the socket that accepts connections to `address`, or None if there is none."""
         anywhere = "::" if ":" in address[0] else "0.0.0.0"
@@ -87,17 +128,20 @@ class SockDiag:
         return OwnedSocket(uid, inode, found_id[40:48])
 
     def _ask(self, local: Address, remote: Address) -> bytes | None:
-        self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
         body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, _ALL_STATES)
         body += _endpoints(family, local, remote) + bytes(4) + _ANY_COOKIE  # on any interface
-        header = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, self._sequence, 0)
-        self._netlink.send(header + body)
+        self._send(body, _NLM_F_REQUEST)
         while True:
             answer = self._netlink.recv(8192)
             _, kind, _, sequence, _ = _HEADER.unpack_from(answer)
             if sequence == self._sequence:
                 return None if kind == _NLMSG_ERROR else answer[_HEADER.size :]
+
+    def _send(self, body: bytes, flags: int) -> None:
+        self._sequence = (self._sequence + 1) & 0xFFFFFFFF
+        size = _HEADER.size + len(body)
+        self._netlink.send(_HEADER.pack(size, _SOCK_DIAG_BY_FAMILY, flags, self._sequence, 0) + body)
 
 
 def _endpoints(family: int, local: Address, remote: Address) -> bytes:

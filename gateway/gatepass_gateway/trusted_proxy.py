@@ -73,12 +73,12 @@ def _identity_from_reverse_proxy(request: Request, policy: IdentityPolicy) -> Id
     if not users:
         _refuse_as_if_local(request.headers)
         return None
-    user = users[0].decode("utf-8", "replace").strip()
-    if len(users) > 1 or not user or not user.isprintable() or "\ufffd" in user:
+    user = users[0].decode("utf-8", "replace")
+    if not _is_exact(request.headers, policy.user_header, users) or not _is_name(user):
         raise RefusedError(
             ErrorCode.IDENTITY_FORGED,
-            "the reverse proxy must send the identity header exactly once, with one name in it: "
-            "have it remove the client's own header before it sets its own",
+            "the reverse proxy must send the identity header exactly once, in its exact spelling, with one name in "
+            "it: have it remove the client's own, in any spelling, before it sets its own",
         )
     if request.secret is not None and is_gatepass_shaped(request.secret):
         raise RefusedError(
@@ -98,16 +98,26 @@ def _refuse_as_if_local(headers: Headers) -> None:
         )
 
 
+def _is_exact(headers: Headers, name: bytes, values: list[bytes]) -> bool:
+    """Whether a field is there once and in no other spelling: servers differ about those, and clients can add them."""
+    return values == [value for key, value in headers if key == name] and len(values) == 1
+
+
+def _is_name(user: str) -> bool:
+    return bool(user) and user == user.strip() and user.isprintable() and "\ufffd" not in user
+
+
 def _scopes_from_reverse_proxy(headers: Headers, policy: IdentityPolicy) -> frozenset[str] | None:
     values = values_of(headers, policy.scopes_header) if policy.scopes_header else []
-    if len(values) > 1:
+    if not values or policy.scopes_header is None:
+        return None
+    if not _is_exact(headers, policy.scopes_header, values) or not values[0].isascii():
         raise RefusedError(
             ErrorCode.IDENTITY_FORGED,
-            "the reverse proxy sent two scopes headers: have it remove the client's own before it sets its own",
+            "the reverse proxy must send one scopes header or none, in its exact spelling: have it remove the client's "
+            "own before it sets its own",
         )
-    if not values:
-        return None
-    return frozenset(split_scope(values[0].decode("ascii", "replace").replace(",", " ")))
+    return frozenset(split_scope(values[0].decode("ascii").replace(",", " ")))
 
 
 def _refuse_forged_headers(headers: Headers, policy: IdentityPolicy) -> None:

@@ -55,13 +55,14 @@ class Upstream:
     async def connect(self, way: Way) -> SocketStream:
         """Return a connection to the gateway. Raise `TryLaterError` if it is down or somebody else holds its port.
 
-        The listener is looked up before and after: only if it is the same socket both times (its cookie never
-        comes back) was it the one that took the connection, and not one that was there for a moment between.
+        The listener is looked up before and after: if it is the same socket both times (its cookie never comes back),
+        no other listened there for a moment between. And whoever took the connection must be the gateway's user.
         """
         before = self._trusted_listener()
         connection = await self._open(way)
         try:
             self._check_unchanged(before)
+            self._check_taken_by_gateway(connection)
             return await SocketStream.from_socket(connection)
         except BaseException:
             connection.close()
@@ -70,6 +71,21 @@ class Upstream:
     def _check_unchanged(self, before: OwnedSocket) -> None:
         if self._trusted_listener() != before:
             raise _unavailable("it restarted in this moment")
+
+    def _check_taken_by_gateway(self, connection: socket.socket) -> None:
+        """Look who has the other end: a listener that stayed the same need not be who took the connection."""
+        settings = self._settings
+        try:
+            taken = self._sock_diag.taken_by(settings.uid, settings.address, connection.getsockname())
+        except OSError as error:
+            raise _unavailable(f"the kernel does not tell who took the connection ({error.strerror})") from None
+        if not taken:
+            raise TryLaterError(
+                ErrorCode.UPSTREAM_IMPOSTOR,
+                "a socket of another user took the connection to the gateway: nothing was sent to it; find who holds "
+                f"port {settings.address[1]} besides the gateway ('ss -tanp'), and stop that process",
+                retry_after=_RETRY_SECONDS,
+            )
 
     def _trusted_listener(self) -> OwnedSocket:
         host, port = self._settings.address

@@ -31,12 +31,17 @@ _MAX_FRAGMENTS: Final = 1_024
 _CLOSE_SECONDS: Final = 2
 
 
+_NEVER_SENT: Final = frozenset({1004, 1005, 1006, 1015})
+"""Close codes that no frame may carry (RFC 6455 section 7.4.1)."""
+
+
 class ClosedByPeerError(Exception):
     """The peer sent a close frame with this code and reason (RFC 6455 section 5.5.1)."""
 
     def __init__(self, frame: Frame) -> None:
         super().__init__("the peer closed the WebSocket")
-        self.code = int.from_bytes(frame.payload[:2], "big") or CloseCode.NORMAL
+        code = int.from_bytes(frame.payload[:2], "big")
+        self.code = code if len(frame.payload) > 1 and code not in _NEVER_SENT and code >= CloseCode.NORMAL else 1000
         self.reason = frame.payload[2:].decode("utf-8", "replace")
 
 
@@ -101,7 +106,7 @@ class WebSocketLink:
         if self._closed:
             return
         self._closed = True
-        with contextlib.suppress(*BROKEN):
+        with contextlib.suppress(*BROKEN, RuntimeError):  # RuntimeError: uvloop has closed it already
             with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
                 await self.stream.send(encode_close(code, reason, masked=self._masks))
                 await self.stream.send_eof()

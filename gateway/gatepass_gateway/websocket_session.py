@@ -16,6 +16,7 @@ import anyio
 import h11
 import structlog
 
+from gatepass.daemon.logs import SeldomPerKey
 from gatepass.errors import ErrorCode, GatepassError, TryLaterError
 from gatepass_gateway.concurrency import run_beside
 from gatepass_gateway.connect_frame import (
@@ -42,6 +43,8 @@ from gatepass_gateway.ws_frames import CloseCode, WebSocketError
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("websocket")
 
+_REFUSED: Final = SeldomPerKey("login_refused")
+
 _GREETING_SECONDS: Final = 5
 """How long a client may take to accept one frame of the gateway's greeting."""
 
@@ -53,7 +56,9 @@ class WebSocketRequest(NamedTuple):
     headers: Headers
     uid: int | None
     identity: Identity | None
-    """Whose it is already, by the reverse proxy's header or a bearer token."""
+    """Whose it is by the reverse proxy's header."""
+    by_token: Identity | None
+    """Whose it will be by the bearer token of the upgrade, once the first frame has said what it asks for."""
 
 
 async def serve_websocket(client: HttpPeer, request: WebSocketRequest, gate: Gate) -> None:
@@ -90,7 +95,8 @@ class _Session:
         except WebSocketError as error:
             code, reason = error.close_code, error.reason
         except GatepassError as error:
-            _log.info("login_refused", uid=self._request.uid, reason=error.code, message=error.message)
+            uid = self._request.uid
+            _REFUSED.warn((uid, error.code), uid=uid, reason=error.code, message=error.message)
             code, reason = CloseCode.POLICY_VIOLATION, f"gatepass: {error.message}"
         await anonymous.close(CloseCode.NORMAL, reason)
         await self._client.close(code, reason)
@@ -103,7 +109,7 @@ class _Session:
             identity = await self._identify(frame)
             if identity is None:
                 server = anonymous
-                await self._send_on(server, frame, first)
+                await server.send_frames(first.frames)
             else:
                 server = await opened.enter_async_context(self._open_with(identity))
                 await anonymous.close(CloseCode.NORMAL, "gatepass: continued with identity")
@@ -126,21 +132,25 @@ class _Session:
             raise RefusedError(ErrorCode.TIMEOUT, "no connect request came in time") from None
 
     async def _identify(self, frame: ConnectFrame) -> Identity | None:
-        """Return the identity that the frame's token brings, or None if the frame may go on as it is."""
-        request, identity = self._request, None
-        if request.identity is None and frame.role == OPERATOR_ROLE:
-            identity = await self._gate.authenticator.identify(
-                Request(request.headers, request.uid, frame.secret, frame.scopes)
-            )
+        """Return the identity that a token brings, or None if the frame may go on as it is."""
+        identity = None
+        if self._request.identity is None and frame.role == OPERATOR_ROLE:
+            identity = self._identity_of_upgrade(frame) or await self._identity_of_frame(frame)
             if identity is None and frame.brings_device_credential:
                 self._check_device_login()
-        refuse_misplaced_secrets(frame, besides_auth=identity is not None or self._is_tokens_upgrade)
+        refuse_misplaced_secrets(frame, besides_auth=identity is not None)
         return identity
 
-    @property
-    def _is_tokens_upgrade(self) -> bool:
-        """Whether the upgrade itself brought a token, so that the connection carries an identity already."""
-        return self._request.identity is not None and self._request.identity.token_id is not None
+    def _identity_of_upgrade(self, frame: ConnectFrame) -> Identity | None:
+        identity = self._request.by_token
+        if identity is None or identity.scopes is None:
+            return None
+        return identity._replace(scopes=identity.scopes & frame.scopes)
+
+    async def _identity_of_frame(self, frame: ConnectFrame) -> Identity | None:
+        request = self._request
+        login = Request(request.headers, request.uid, frame.secret, frame.scopes)
+        return await self._gate.authenticator.identify(login)
 
     def _check_device_login(self) -> None:
         if self._request.uid not in self._gate.device_login_uids:
@@ -155,16 +165,6 @@ class _Session:
         fields = self._gate.headers_upstream(self._request.headers, identity)
         path = self._request.upgrade.target.partition(b"?")[0]
         return open_websocket(self._gate.upstream, path, fields, seconds=self._gate.deadlines.login)
-
-    async def _send_on(self, server: WebSocketLink, frame: ConnectFrame, first: Message) -> None:
-        """Send the first message to where the client's upgrade went: as it came, unless a token's identity is there.
-
-        Beside that no other credential may stand: a device's would add its scopes, and be answered with a new one.
-        """
-        if self._is_tokens_upgrade:
-            await server.send_text(with_identity(frame, frame.scopes))
-        else:
-            await server.send_frames(first.frames)
 
     async def _send_as(self, identity: Identity, server: WebSocketLink, frame: ConnectFrame) -> None:
         """Send the frame without its credentials, in answer to a challenge that the client need not see."""

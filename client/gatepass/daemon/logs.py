@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Hashable
 from typing import Final, Literal
 
 import structlog
 
+MAX_KEYS: Final = 1_024
+"""Keys of which a kind of warning is remembered; beyond, the oldest is forgotten."""
 SELDOM: Final = 60.0
 """Seconds between two warnings of a kind."""
 
@@ -30,6 +33,20 @@ class SeldomWarning:
         if now >= self._next:
             structlog.stdlib.get_logger().warning(self._event, times=self._times, **values)
             self._next, self._times = now + SELDOM, 0
+
+
+class SeldomPerKey:
+    """Warnings of one kind, each key's at most once a minute: who repeats a fault must not fill the disk."""
+
+    def __init__(self, event: str) -> None:
+        self._event = event
+        self._warnings: dict[Hashable, SeldomWarning] = {}
+
+    def warn(self, key: Hashable, **values: object) -> None:
+        """Write a warning for `key`, with `values` of this occasion, or count it."""
+        if key not in self._warnings and len(self._warnings) >= MAX_KEYS:
+            del self._warnings[next(iter(self._warnings))]
+        self._warnings.setdefault(key, SeldomWarning(self._event)).warn(**values)
 
 
 def configure_logs(form: LogFormat) -> None:

@@ -23,7 +23,7 @@ def parse_tables(text: bytes, form: type[_File]) -> _File:
     """Return the tables in `text`, their form checked. Raise `ConfigurationError`, whose `where` is a key path."""
     try:
         return check_tables(tomllib.loads(text.decode("utf-8")), form)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(f"this is not TOML: {error}") from None
 
 
@@ -51,7 +51,7 @@ def uid_of(name: str, where: str) -> int:
     """Return the uid of the user `name`. Raise `ConfigurationError`."""
     try:
         return pwd.getpwnam(name).pw_uid
-    except KeyError:
+    except (KeyError, ValueError):  # ValueError: a name with a NUL in it
         raise ConfigurationError(f"there is no user '{name}'", where=where) from None
 
 
@@ -59,7 +59,7 @@ def gid_of(name: str, where: str) -> int:
     """Return the gid of the group `name`. Raise `ConfigurationError`."""
     try:
         return grp.getgrnam(name).gr_gid
-    except KeyError:
+    except (KeyError, ValueError):
         raise ConfigurationError(f"there is no group '{name}'", where=where) from None
 
 

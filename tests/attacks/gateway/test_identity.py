@@ -156,7 +156,7 @@ async def test_forwarding_headers_from_a_process_that_is_no_proxy(tmp_path: Path
         [("X-OPENCLAW-SCOPES", "operator.admin")],
         [("x-openclaw-scopes.", "operator.admin")],
         [("connection", "x-openclaw-scopes"), ("x-openclaw-scopes", "operator.admin")],
-        [("connection", f"{SCOPES_HEADER}, {USER_HEADER}, x-forwarded-for, host")],
+        [("connection", f"{SCOPES_HEADER}, {USER_HEADER}, host")],
     ],
 )
 async def test_a_clients_own_scopes_header_changes_nothing(tmp_path: Path, spelling: list[tuple[str, str]]) -> None:
@@ -377,7 +377,7 @@ async def test_a_device_credential_behind_a_bearer_token_at_the_upgrade_is_taken
         gateway.websocket(additional_headers=[bearer(gateway.token())]) as client,
     ):
         await login(client, {"deviceToken": "x"}, device={"id": "x"})
-        sent = json.loads(gateway.upstream.sessions[0].messages[0])
+        sent = json.loads(gateway.upstream.sessions[1].messages[0])
         assert not {"auth", "device"} & sent["params"].keys()
 
 
@@ -479,3 +479,25 @@ async def test_an_identity_that_the_gateway_does_not_know_gets_nothing_by_the_tr
         reply = await login(client, {"password": gateway.token()})
         assert reply["ok"] is False
         await eventually(behind.sessions[1].ended.is_set)
+
+
+@pytest.mark.parametrize("option", ["x-forwarded-for", "X_Forwarded_For", "forwarded", "x-real-ip", "Origin"])
+async def test_a_stranger_behind_the_reverse_proxy_cannot_strip_what_says_so(tmp_path: Path, option: str) -> None:
+    """`Connection` names fields that end at the next hop: without them the request would look local."""
+    proxies = [{"user": os.geteuid()}]
+    async with running_gateway(tmp_path, reverse_proxy=proxies) as gateway:
+        answer = await gateway.get("/echo", ("x-forwarded-for", "203.0.113.7"), ("connection", f"close, {option}"))
+        assert answer.error["code"] == "gatepass_bad_request"
+        assert not gateway.upstream.requests
+
+
+@pytest.mark.parametrize(
+    "name", [USER_HEADER.replace("-", "_", 1), f"{USER_HEADER}.", USER_HEADER.replace("-", "_").upper()]
+)
+async def test_another_spelling_of_the_identity_header_through_the_reverse_proxy(tmp_path: Path, name: str) -> None:
+    """It may come from a stranger, where the reverse proxy sets no identity and removes the exact name only."""
+    proxies = [{"user": os.geteuid()}]
+    async with running_gateway(tmp_path, reverse_proxy=proxies) as gateway:
+        answer = await gateway.get("/echo", ("x-forwarded-for", "203.0.113.7"), (name, USER))
+        assert answer.error["code"] == "gatepass_identity_forged"
+        assert not gateway.upstream.requests

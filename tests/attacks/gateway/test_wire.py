@@ -15,7 +15,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
-from gatepass_gateway import upstream
+from gatepass.errors import ConfigurationError
+from gatepass_gateway import server, upstream
+from gatepass_gateway.sock_diag import SockDiag
 from support.gateway import (
     UPGRADE,
     acting_as,
@@ -23,6 +25,7 @@ from support.gateway import (
     client_of,
     connect_message,
     eventually,
+    free_port,
     login,
     next_json,
     raw_client,
@@ -264,6 +267,19 @@ async def test_a_hundred_idle_upgrades_of_one_user_stop_at_its_share(tmp_path: P
         assert (await gateway.get("/echo", bearer(gateway.token()))).json()["identity"] == USER
 
 
+async def test_idle_upgrades_with_a_token_stop_at_the_same_share(tmp_path: Path) -> None:
+    """Whoever has a token of its own could else fill the gateway's places, which all identities share."""
+    async with running_gateway(tmp_path) as gateway, AsyncExitStack() as held:
+        upgrade = UPGRADE.replace(b"\r\n\r\n", f"\r\nAuthorization: Bearer {gateway.token()}\r\n\r\n".encode())
+        refused = 0
+        for _ in range(20):
+            stream = await held.enter_async_context(raw_client(gateway.port))
+            await stream.send(upgrade)
+            refused += b" 503 " in await read_until(stream, b"\r\n")
+        assert refused == 14
+        assert gateway.upstream.most_waiting == 6
+
+
 @pytest.mark.parametrize("mark", [pytest.param(None, marks=root)])
 async def test_a_hundred_idle_upgrades_of_one_user_keep_no_other_user_out(tmp_path: Path, mark: None) -> None:
     async with running_gateway(tmp_path) as gateway, AsyncExitStack() as held:
@@ -365,3 +381,75 @@ async def test_the_thieves_of_a_session_cannot_send_frames_that_stop_the_proxy(t
         async with gateway.websocket() as other:
             assert (await login(other, {"password": gateway.token()}))["ok"]
         assert (await gateway.get("/echo", (USER_HEADER, USER))).status == 403
+
+
+async def test_a_request_that_is_cut_off_in_its_body_is_no_fault(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path) as gateway:
+        for _ in range(5):
+            async with raw_client(gateway.port) as stream:
+                await stream.send(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
+        assert (await gateway.get("/echo", bearer(gateway.token()))).status == 200
+
+
+async def test_a_body_that_never_comes_gives_the_place_back(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, limits={"body_seconds": 0.3}) as gateway, raw_client(gateway.port) as stream:
+        await stream.send(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
+        answer = await read_all(stream)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"nothing of the request's body came" in answer
+
+
+IP_MINTTL = 21  # <linux/in.h>
+
+
+@pytest.mark.parametrize("mark", [pytest.param(None, marks=root)])
+async def test_a_socket_that_dials_back_in_the_moment_of_the_connection_gets_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mark: None
+) -> None:
+    """Simultaneous open: a stranger's socket, bound to the gateway's port before the gateway was, dials the very port
+    that the proxy dials from. The kernel gives it the connection, while the gateway's listener stays what it was.
+    """
+    with acting_as(OTHER_UID):
+        thief = socket.socket()
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        thief.bind(("127.0.0.1", 0))
+    source = free_port()
+    connect = upstream._connect
+
+    async def connect_from_known_port(connection: socket.socket, address: tuple[str, int]) -> None:
+        connection.close()
+        connection.__init__(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)  # type: ignore[misc]
+        connection.bind(("127.7.7.7", source))
+        await connect(connection, address)
+
+    async with (
+        running_upstream(port=thief.getsockname()[1]) as behind,
+        running_gateway(tmp_path, upstream=behind) as gateway,
+    ):
+        thief.setsockopt(socket.IPPROTO_IP, IP_MINTTL, 255)  # drops the reset that would end its attempt
+        thief.setblocking(False)
+        thief.connect_ex(("127.7.7.7", source))
+        await anyio.sleep(0.1)
+        thief.setsockopt(socket.IPPROTO_IP, IP_MINTTL, 0)
+        monkeypatch.setattr(upstream, "_connect", connect_from_known_port)
+        answer = await gateway.get("/echo", bearer(gateway.token()))
+        assert answer.error["code"] == "gatepass_upstream_impostor"
+        assert "took the connection" in answer.error["message"]
+        thief.settimeout(5)
+        assert await anyio.to_thread.run_sync(thief.recv, 100) == b""
+        thief.close()
+
+
+@pytest.mark.parametrize("mark", [pytest.param(None, marks=root)])
+def test_a_port_with_a_strangers_sockets_is_not_listened_on(mark: None) -> None:
+    """They could take other users' connections to the proxy by the same trick."""
+    with acting_as(OTHER_UID):
+        squatter = socket.socket()
+        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        squatter.bind(("127.0.0.1", 0))
+    port = squatter.getsockname()[1]
+    with SockDiag() as sock_diag:
+        with squatter, pytest.raises(ConfigurationError, match=f"uid {OTHER_UID} holds sockets on port {port}"):
+            server._listener(("127.0.0.1", port), sock_diag)
+        with server._listener(("127.0.0.1", port), sock_diag) as listener:
+            assert listener.getsockname()[1] == port

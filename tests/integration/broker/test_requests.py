@@ -229,3 +229,18 @@ async def test_tokens_from_before_a_restart_still_verify(tmp_path: Path, restart
             *old, current = [key["published_until"] for key in status["keys"]]
             assert current is None
             assert all(status["started"] < until <= status["started"] + 3_602 for until in old)
+
+
+async def test_a_key_stays_published_until_its_last_token_ends_also_after_a_restart_with_shorter_lives(
+    tmp_path: Path,
+) -> None:
+    clock = SteppedClock()
+    async with running_broker(tmp_path, clock=clock, broker={"max_ttl": 3_000, "default_ttl": 3_000}) as broker:
+        token = (await broker.ask(op="issue"))["token"]
+    async with running_broker(tmp_path, clock=clock, broker={"max_ttl": 60, "default_ttl": 60}) as broker:
+        clock.pass_time(2_900)
+        broker.server.broker.turn_keys()
+        claims_by_pyjwt(token, read_jwks(broker))
+        clock.pass_time(200)
+        broker.server.broker.turn_keys()
+        assert pyjwt.get_unverified_header(token)["kid"] not in [key["kid"] for key in read_jwks(broker)["keys"]]

@@ -182,15 +182,17 @@ async def test_an_operator_logs_in_by_a_device_only_with_a_rule(tmp_path: Path) 
         assert (await login(client, {"deviceToken": "x"}, device={"id": "x"}))["ok"]
 
 
-async def test_a_bearer_token_at_the_upgrade_gives_the_identity_from_the_start(tmp_path: Path) -> None:
+async def test_a_bearer_token_at_the_upgrade_gives_the_identity_once_the_frame_has_asked(tmp_path: Path) -> None:
     async with (
         running_gateway(tmp_path) as gateway,
-        gateway.websocket(additional_headers=[bearer(gateway.token(scope=("operator.read",)))]) as client,
+        gateway.websocket(additional_headers=[bearer(gateway.token())]) as client,
     ):
-        reply = await login(client, None)
+        reply = await login(client, None, scopes=["operator.read"])
 
         assert reply["payload"]["auth"] == {"user": USER, "scopes": ["operator.read"]}
-        [session] = gateway.upstream.sessions
+        anonymous, session = gateway.upstream.sessions
+        assert anonymous.request.source != IDENTITY_SOURCE
+        assert not anonymous.request.values("authorization")
         assert session.request.source == IDENTITY_SOURCE
 
 

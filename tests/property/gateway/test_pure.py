@@ -66,6 +66,18 @@ def verify(uid: int | None, token: str) -> Any:
     return VERIFIER.verify(token, uid, now())
 
 
+@given(headers, st.one_of(st.none(), st.text(max_size=60), st.sampled_from([*BAD, GOOD])))
+def test_through_the_reverse_proxy_the_identity_is_what_the_exact_header_says(
+    fields: Headers, secret: str | None
+) -> None:
+    try:
+        identity = authenticate(Request(fields, 900, secret), POLICY, lambda token: verify(900, token))
+    except (RefusedError, TokenError):
+        return
+    exact = [value for name, value in fields if name == b"x-user"]
+    assert [identity.user.encode()] == exact if identity else not exact
+
+
 @given(headers, uids, st.one_of(st.none(), st.text(max_size=60), st.sampled_from(BAD)))
 def test_without_a_valid_token_there_is_never_an_identity(fields: Headers, uid: int | None, secret: str | None) -> None:
     try:

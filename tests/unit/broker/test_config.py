@@ -36,6 +36,13 @@ def settings(text: str) -> Settings:
     return resolve(parse_tables(text.encode(), File), source="broker.toml", digest="x")
 
 
+@pytest.mark.parametrize(
+    "text", ["x = " + "[" * 5_000, BASE.replace("uid = 1000", 'user = "a\\u0000b"')], ids=["deep", "NUL"]
+)
+def test_a_file_that_no_library_likes_is_an_error_and_no_crash(text: str) -> None:
+    assert error(text)
+
+
 def error(text: str) -> str:
     with pytest.raises(ConfigurationError) as caught:
         settings(text)

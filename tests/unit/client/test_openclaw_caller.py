@@ -93,3 +93,14 @@ def test_a_process_name_cannot_lead_the_walk_astray() -> None:
     )
     done = subprocess.run([sys.executable, "-c", outer, "outer"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("['outer', ")
+
+
+def test_a_launcher_of_ones_own_that_is_called_openclaw_hides_no_gateway() -> None:
+    own = ProcessInfo(("/bin/sh", "/home/alice/bin/openclaw", "secret"), "/bin/sh")
+    assert asked_by_gateway([own, WORKER, GATEWAY], {})
+    assert asked_by_gateway([own, GATEWAY], PORT)
+
+
+@pytest.mark.parametrize("word", ["onboard", "setup", "configure"])
+def test_a_command_that_may_run_a_gateway_within_itself_counts_as_one(word: str) -> None:
+    assert asked_by_gateway([ProcessInfo((NODE, ENTRY, word), NODE), SHELL], {})

@@ -38,7 +38,7 @@ def test_a_short_file_is_enough(tmp_path: Path) -> None:
     assert (settings.audience, settings.client_address) == ("openclaw", b"192.0.0.8")
     assert settings.jwks_file is None
     assert settings.limits.waiting < 32
-    assert settings.deadlines == (10, 3, 20)
+    assert settings.deadlines == (10, 3, 60, 20)
 
 
 def test_a_full_file(tmp_path: Path) -> None:

@@ -210,3 +210,26 @@ def test_the_secret_that_stands_for_no_token_is_refused_with_its_reason() -> Non
 
     assert error.code is ErrorCode.NO_TOKEN
     assert "grants this user nothing" in error.message
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        (b"x_auth_request_email", b"derek@example.com"),
+        (b"x-auth-request-email.", b"derek@example.com"),
+        (USER_HEADER, b" derek@example.com"),
+        (USER_HEADER, "\u00a0derek@example.com".encode()),
+        (USER_HEADER, "derek@example.com\u3000".encode()),
+        (USER_HEADER, b"derek@example.com\xff"),
+    ],
+    ids=ascii,
+)
+def test_the_reverse_proxys_header_counts_in_its_exact_spelling_with_an_exact_name(field: tuple[bytes, bytes]) -> None:
+    assert refusal(Request((field, (b"x-forwarded-for", b"9.9.9.9")), 900)).code is ErrorCode.IDENTITY_FORGED
+
+
+@pytest.mark.parametrize(
+    "field", [(b"x_openclaw_scopes", b"operator.admin"), (SCOPES_HEADER, "operator.r\u00e9ad".encode())], ids=ascii
+)
+def test_the_reverse_proxys_scopes_count_in_their_exact_spelling(field: tuple[bytes, bytes]) -> None:
+    assert refusal(Request((IDENTITY_HEADER, field), 900)).code is ErrorCode.IDENTITY_FORGED
