@@ -30,9 +30,11 @@ from gatepass.paths import SOCKET_VARIABLE
 
 _PURPOSE: Final = f"""\
 Show what has to change so that OpenClaw's own commands, and its sub-agents, log in through gatepass; with --write,
-change it. (What an agent starts by its exec tool dials OpenClaw's own port, and so misses the proxy with --way front.) Nothing else in OpenClaw's configuration is touched, not even a comment. Besides it there are a
-launcher, which OpenClaw starts for a token, and the configuration of the gatepass proxy; both come from the same
+change it. Nothing else in OpenClaw's configuration is touched, not even a comment. Besides it there are a launcher,
+which OpenClaw starts for a token, and the configuration of the gatepass proxy; both come from the same
 choices, so nothing is configured twice. Needs OpenClaw {OLDEST} or later; run it as the user who runs OpenClaw.
+
+What an agent starts by its exec tool dials OpenClaw's own port: with --way front it misses the proxy and is refused.
 
 There are two ways of standing in front:
   front     (no root) the proxy takes the port that commands dial, and OpenClaw is started on another one
