@@ -161,16 +161,16 @@ def _listener(address: Address, sock_diag: SockDiag) -> socket.socket:
         raise ConfigurationError(
             f"{address[0]} port {address[1]} cannot be listened on: {error.strerror}{cure}", where="listen"
         ) from None
-    _refuse_strangers(listener, address[1], sock_diag)
+    _refuse_strangers(listener, address, sock_diag)
     return listener
 
 
-def _refuse_strangers(listener: socket.socket, port: int, sock_diag: SockDiag) -> None:
+def _refuse_strangers(listener: socket.socket, address: Address, sock_diag: SockDiag) -> None:
     """Refuse a port to which another user's sockets are bound: they could take connections meant for the listener.
 
     None can be bound there from now on; what is looked for are sockets that were there before.
     """
-    strangers = sock_diag.strangers_on(port, os.geteuid())
+    strangers, port = sock_diag.strangers_on(address, os.geteuid()), address[1]
     if strangers:
         listener.close()
         raise ConfigurationError(

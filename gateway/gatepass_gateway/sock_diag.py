@@ -84,19 +84,21 @@ class SockDiag:
         found = self._find(local, remote, _ESTABLISHED)
         return found is not None and (found.inode == 0 or found.uid == uid)
 
-    def strangers_on(self, port: int, uid: int) -> set[int]:
-        """Return the users, other than root and `uid`, who hold sockets that are bound to a local port.
+    def strangers_on(self, address: Address, uid: int) -> set[int]:
+        """Return the users, other than root and `uid`, who hold sockets bound to `address`, or to its port on any address.
 
         They could take connections that are meant for its listener. Before Linux 6.8 the kernel does not tell of
         sockets that are bound and nothing else.
         """
         owners = set()
-        for family in (socket.AF_INET, socket.AF_INET6):
+        host, port = address
+        for family in (socket.AF_INET6,) if ":" in host else (socket.AF_INET, socket.AF_INET6):
+            here = {_padded(family, host), bytes(16)}
             body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, _ALL_STATES) + _PORTS.pack(port, 0)
             for message in self._dump(body + bytes(36) + _ANY_COOKIE):
                 *_, found_id, _, _, _, owner, inode = _REPLY.unpack_from(message)
                 # The kernel does not apply the port to sockets that are bound and nothing else.
-                if inode and _PORTS.unpack_from(found_id)[0] == port:
+                if inode and _PORTS.unpack_from(found_id)[0] == port and found_id[4:20] in here:
                     owners.add(owner)
         return owners - {0, uid}
 
@@ -149,7 +151,12 @@ def _endpoints(family: int, local: Address, remote: Address) -> bytes:
 
     An IPv4 connection of an AF_INET6 socket, which is what Java opens, is described with mapped addresses.
     """
-    packed = [ipaddress.ip_address(host).packed for host, _ in (local, remote)]
-    if family == socket.AF_INET6:
-        packed = [address if len(address) == 16 else b"\0" * 10 + b"\xff" * 2 + address for address in packed]
-    return _PORTS.pack(local[1], remote[1]) + b"".join(address.ljust(16, b"\0") for address in packed)
+    return _PORTS.pack(local[1], remote[1]) + _padded(family, local[0]) + _padded(family, remote[0])
+
+
+def _padded(family: int, host: str) -> bytes:
+    """Return an address in the 16 bytes that it has in a struct inet_diag_sockid."""
+    packed = ipaddress.ip_address(host).packed
+    if family == socket.AF_INET6 and len(packed) == 4:
+        packed = b"\0" * 10 + b"\xff" * 2 + packed
+    return packed.ljust(16, b"\0")

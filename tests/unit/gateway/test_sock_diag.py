@@ -154,3 +154,19 @@ def test_many_questions_use_no_further_files(sock_diag: SockDiag) -> None:
     for port in range(1, 2_000):
         sock_diag.connection_uid(("127.0.0.1", port), ("127.0.0.1", 1))
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user")
+@pytest.mark.parametrize(
+    ("host", "counts"), [("127.0.0.1", True), ("0.0.0.0", True), ("::", True), ("127.0.0.2", False), ("::1", False)]
+)
+def test_strangers_are_those_who_could_take_a_connection_to_the_address(host: str, counts: bool) -> None:
+    with acting_as(33):
+        stranger = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        stranger.bind((host, 0))
+    port = stranger.getsockname()[1]
+    with stranger, SockDiag() as sock_diag:
+        assert sock_diag.strangers_on(("127.0.0.1", port), 0) == ({33} if counts else set())
+        assert sock_diag.strangers_on(("127.0.0.1", port), 33) == set()
+    with SockDiag() as sock_diag:
+        assert sock_diag.strangers_on(("127.0.0.1", port), 0) == set()
