@@ -85,7 +85,7 @@ class SockDiag:
         return found is not None and (found.inode == 0 or found.uid == uid)
 
     def strangers_on(self, address: Address, uid: int) -> set[int]:
-        """Return the users, other than root and `uid`, who hold sockets bound to `address`, or to its port on any address.
+        """Return the users, other than root and `uid`, who hold sockets bound to `address`, or to its port anywhere.
 
         They could take connections that are meant for its listener. Before Linux 6.8 the kernel does not tell of
         sockets that are bound and nothing else.
