@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from gatepass.daemon.ed25519 import signature_check
 from gatepass.errors import ConfigurationError, ErrorCode, TryLaterError
 from gatepass_broker.chain import EMPTY, BrokenChainError, Head, Sign, advance, encode_line, read_lines
 from gatepass_broker.events import AnyEvent, Checkpoint
-from gatepass_broker.keys import signature_check
 from gatepass_broker.settings import JournalLimits
 from gatepass_broker.state import State
 

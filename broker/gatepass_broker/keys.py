@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from gatepass.tokens import VerificationKey, VerifySignature, b64decode, b64encode, header, thumbprint
+from gatepass.daemon.ed25519 import signature_check
+from gatepass.tokens import VerificationKey, b64decode, b64encode, header, thumbprint
 from gatepass_broker.events import KeyAdded, KeyRemoved, KeyRetired, PublishedKey
 
 OVERLAP: Final = 60
@@ -109,17 +109,3 @@ def removals(published: Iterable[PublishedKey], now: float) -> list[KeyRemoved]:
 def verification_key(key: PublishedKey) -> VerificationKey:
     """Return what checks the signatures of `key`."""
     return VerificationKey(key.kid, signature_check(b64decode(key.x)))
-
-
-def signature_check(public_key: bytes) -> VerifySignature:
-    """Return a function that tells whether its first argument is the key's signature of the second."""
-    key = Ed25519PublicKey.from_public_bytes(public_key)
-
-    def verify(signature: bytes, data: bytes) -> bool:
-        try:
-            key.verify(signature, data)
-        except InvalidSignature:
-            return False
-        return True
-
-    return verify

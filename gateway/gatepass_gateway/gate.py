@@ -51,10 +51,8 @@ class Gate:
         allowed = allowed_with_identity(
             end_to_end(headers), from_reverse_proxy=identity.token_id is None, extra=self.extra_headers
         )
-        own = (
-            self.authenticator.policy.user_header,
-            self.authenticator.policy.scopes_header,
-        )  # each once, even if it is a forwarding field
+        policy = self.authenticator.policy
+        own = (policy.user_header, policy.scopes_header)  # each once, even if it is a forwarding field
         allowed = tuple(field for field in allowed if field[0] not in own)
         if identity.token_id is None:
             return self._with_host((*allowed, *self._identity_fields(identity)))

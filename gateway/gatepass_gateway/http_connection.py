@@ -22,7 +22,6 @@ from gatepass_gateway.websocket_session import WebSocketRequest, serve_websocket
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
 
-
 _REFUSED: Final = SeldomPerKey("refused")
 
 

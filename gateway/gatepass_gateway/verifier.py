@@ -8,15 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from gatepass.claims import Claims
 from gatepass.clock import Moment
+from gatepass.daemon.ed25519 import signature_check
 from gatepass.tokens import (
     Expected,
     VerificationKey,
-    VerifySignature,
     check_binding,
     check_token,
     key_table,
@@ -53,15 +50,4 @@ class Verifier(NamedTuple):
 
 
 def _verification_key(public_key: bytes) -> VerificationKey:
-    return VerificationKey(thumbprint(public_key), _signature_check(Ed25519PublicKey.from_public_bytes(public_key)))
-
-
-def _signature_check(key: Ed25519PublicKey) -> VerifySignature:
-    def check(signature: bytes, data: bytes) -> bool:
-        try:
-            key.verify(signature, data)
-        except InvalidSignature:
-            return False
-        return True
-
-    return check
+    return VerificationKey(thumbprint(public_key), signature_check(public_key))

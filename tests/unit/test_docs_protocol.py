@@ -16,6 +16,7 @@ from gatepass import client, frames, messages, openclaw, patience, server_identi
 from gatepass.claims import MAX_ACTORS, MAX_SECONDS, Claims, claims_to_json, decode_payload
 from gatepass.cli import openclaw_secret
 from gatepass.clock import Moment
+from gatepass.daemon.ed25519 import signature_check
 from gatepass.errors import (
     DeniedError,
     ErrorCode,
@@ -190,7 +191,7 @@ def published() -> State:
 
 def decided(request: Message) -> Message:
     """Return the whole reply to a request, as the broker makes it."""
-    check = keys.signature_check(PUBLIC)
+    check = signature_check(PUBLIC)
     table = key_table([VerificationKey(KEY["kid"], check)])
     inquiry = Inquiry(
         operation=parse_request(request).operation,
@@ -413,7 +414,7 @@ def page_claims() -> Claims:
 
 
 def test_the_token_on_the_page_verifies_and_says_what_the_example_shows() -> None:
-    table = key_table([VerificationKey(KEY["kid"], keys.signature_check(PUBLIC))])
+    table = key_table([VerificationKey(KEY["kid"], signature_check(PUBLIC))])
     claims = tokens.check_token(page_token(), table, Expected("gatepass:host", DEFAULT_AUDIENCE, MOMENT))
     tokens.check_binding(claims, 1000)
     _, (reply,) = (list(values(block)) for block in examples("verify"))
@@ -431,7 +432,7 @@ def test_the_steps_of_verifying_come_in_the_order_of_the_page() -> None:
     assert {*codes} == {code for code in ErrorCode if code.startswith("token_")}
 
     def refusal(token: str, issuer: str, audience: str, moment: Moment, uid: int) -> str:
-        table = key_table([VerificationKey(KEY["kid"], keys.signature_check(PUBLIC))])
+        table = key_table([VerificationKey(KEY["kid"], signature_check(PUBLIC))])
         try:
             tokens.check_binding(tokens.check_token(token, table, Expected(issuer, audience, moment)), uid)
         except TokenError as error:

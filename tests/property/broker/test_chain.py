@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gatepass.daemon.ed25519 import signature_check
 from gatepass_broker.chain import EMPTY, BrokenChainError, advance, encode_line, read_lines
 from gatepass_broker.events import AnyEvent, Issued, Refused
-from gatepass_broker.keys import SigningKey, signature_check
+from gatepass_broker.keys import SigningKey
 from gatepass_broker.state import State
 
 texts = st.text(max_size=20)
