@@ -13,6 +13,7 @@ from gatepass.daemon.command import DONE, daemon_parser, guard, serve
 from gatepass.errors import ErrorCode, GatepassError
 
 if TYPE_CHECKING:
+    from gatepass.daemon.systemd import Manager
     from gatepass_broker.settings import Settings
 
 _NEEDED: Final = ("anyio", "cryptography", "msgspec", "structlog")
@@ -88,7 +89,9 @@ def _check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -
 def _command(options: argparse.Namespace) -> int:
     # Imported late, so that --help works and a missing extra is explained.
     from gatepass.daemon.process import harden  # noqa: PLC0415
+    from gatepass.daemon.systemd import Manager  # noqa: PLC0415
 
+    manager = Manager.from_environment()
     harden()
     load = _loader(options)
     settings = load()
@@ -98,7 +101,7 @@ def _command(options: argparse.Namespace) -> int:
         return DONE
     if options.check_journal:
         return _check_journal(settings.state_dir)
-    return _run(options, settings, None if options.config is None else load)
+    return _run(options, settings, None if options.config is None else load, manager)
 
 
 def _loader(options: argparse.Namespace) -> Callable[[], Settings]:
@@ -131,10 +134,12 @@ def _check_journal(state_dir: Path) -> int:
     return DONE
 
 
-def _run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Settings] | None) -> int:
+def _run(
+    options: argparse.Namespace, settings: Settings, reload: Callable[[], Settings] | None, manager: Manager
+) -> int:
     from gatepass_broker.server import run  # noqa: PLC0415
 
-    return serve(options, run, settings, version("gatepass"), reload, _ready)
+    return serve(options, run, settings, version("gatepass"), reload, _ready, manager)
 
 
 def _ready(settings: Settings) -> None:

@@ -1,11 +1,11 @@
 """Signing keys: one signs, the next is published before it signs, the last ones until their tokens have ended.
 
-Private halves are in this process's memory only; each start makes a new one. Public halves are events like all else.
+Private halves are in this process's memory and in the vault, if there is one. Public halves are events like all else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -22,10 +22,10 @@ MAX_PUBLISHED: Final = 64
 
 
 class SigningKey:
-    """A private key. It has no form in which it could be printed or stored."""
+    """A private key, by default a new one. It has no form in which it could be printed by mistake."""
 
-    def __init__(self, made: float, lifetime: int) -> None:
-        self._private = Ed25519PrivateKey.generate()
+    def __init__(self, made: float, lifetime: int, private: Ed25519PrivateKey | None = None) -> None:
+        self._private = private or Ed25519PrivateKey.generate()
         public = self._private.public_key().public_bytes_raw()
         self.made = made
         self.kid = thumbprint(public)
@@ -36,6 +36,10 @@ class SigningKey:
     def sign(self, data: bytes) -> bytes:
         """Return the 64 bytes of the Ed25519 signature of `data`."""
         return self._private.sign(data)
+
+    def secret(self) -> bytes:
+        """Return the private half, 32 bytes (RFC 8032): for the vault, and nobody else."""
+        return self._private.private_bytes_raw()
 
     def added(self) -> KeyAdded:
         """Return the event that publishes this key."""
@@ -51,18 +55,29 @@ class Turn(NamedTuple):
 
 
 class KeyRing:
-    """The private keys of one run of the broker."""
+    """The private keys of one run of the broker. `make` makes the next one: see `Vault.make`."""
 
-    def __init__(self, current: SigningKey) -> None:
+    def __init__(
+        self,
+        current: SigningKey,
+        upcoming: SigningKey | None = None,
+        make: Callable[[float, int], SigningKey] = SigningKey,
+    ) -> None:
         self.current = current
-        self.upcoming: SigningKey | None = None
+        self.upcoming = upcoming
+        self._make = make
+
+    @property
+    def keys(self) -> tuple[SigningKey, ...]:
+        """The one that signs, and the one that will."""
+        return (self.current,) if self.upcoming is None else (self.current, self.upcoming)
 
     def turn(self, published: Mapping[str, PublishedKey], now: float, lifetime: int, max_ttl: int) -> Turn:
         """Return what is due at `now`. Nothing changes before `take` is called, after the events are recorded."""
         current, upcoming = self.current, self.upcoming
         events: list[KeyAdded | KeyRetired | KeyRemoved] = []
         if upcoming is None and now >= current.signs_until - OVERLAP:
-            upcoming = SigningKey(now, OVERLAP + lifetime)
+            upcoming = self._make(now, OVERLAP + lifetime)
             events.append(upcoming.added())
         elif upcoming is not None and now >= _signs_from(current, upcoming):
             events.append(KeyRetired(time=now, kid=current.kid, published_until=int(now) + max_ttl + 1))
@@ -87,7 +102,7 @@ def _signs_from(current: SigningKey, upcoming: SigningKey) -> float:
 
 
 def retirements(published: Iterable[PublishedKey], now: float, max_ttl: int) -> list[KeyRetired]:
-    """Return the events for keys of an earlier run: their private halves are gone, their tokens may live on."""
+    """Return the events for keys whose private halves are gone: they sign no more, and their tokens may live on."""
     return [
         KeyRetired(time=now, kid=key.kid, published_until=int(now) + max_ttl + 1)
         for key in published

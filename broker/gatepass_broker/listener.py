@@ -1,7 +1,8 @@
 """The listening Unix sockets: made so that nobody can connect before permissions are right, and taken away again.
 
 A path is bound with no permissions at all, gets owner, group and mode, and only then listens. A lock file beside it,
-held for life, keeps two brokers from taking each other's socket for a stale one.
+held for life, keeps two brokers from taking each other's socket for a stale one. A socket that the service manager
+hands over is its own: it is compared with the configuration, used, and left behind for the next run.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import fcntl
 import os
 import socket
 import stat
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 from gatepass.daemon.safe_paths import check_directory
+from gatepass.daemon.systemd import Inherited
 from gatepass.errors import ConfigurationError
 from gatepass_broker.settings import SocketSettings
 
@@ -26,27 +29,37 @@ _PROBE_SECONDS: Final = 2.0
 
 
 class Listener:
-    """One bound socket. `socket` does not listen yet: whoever serves it starts that."""
+    """One bound socket. `socket` does not listen yet, unless it was handed over: whoever serves it starts that."""
 
-    def __init__(self, settings: SocketSettings, bound: socket.socket, lock: int, path: Path) -> None:
+    def __init__(self, settings: SocketSettings, bound: socket.socket, release: Callable[[], None]) -> None:
         self.settings = settings
         self.socket = bound
-        self._lock = lock
-        self._path = path
-        status = path.lstat()
-        self._identity = (status.st_dev, status.st_ino)
+        self._release = release
 
     def close(self) -> None:
-        """Close the socket, and remove its path if that is still ours.
-
-        The lock file stays: removing it would let a third broker lock a new one while a second waits for the old.
-        """
+        """Close the socket, and take away what was made for it."""
         self.socket.close()
-        with contextlib.suppress(OSError):
-            status = self._path.lstat()
-            if (status.st_dev, status.st_ino) == self._identity:
-                self._path.unlink()
-        os.close(self._lock)
+        self._release()
+
+
+def adopt_listeners(wanted: Sequence[SocketSettings], inherited: Iterable[Inherited]) -> dict[Path, Listener]:
+    """Return the listening sockets among `inherited`, by their path. Raise `ConfigurationError` for one unheard of."""
+    known = {settings.path: settings for settings in wanted}
+    adopted: dict[Path, Listener] = {}
+    for entry in inherited:
+        bound = socket.socket(fileno=entry.descriptor)
+        name = bound.getsockname()
+        settings = known.get(Path(name)) if bound.family == socket.AF_UNIX and isinstance(name, str) else None
+        if settings is None or not bound.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise ConfigurationError(
+                f"the service manager hands over '{entry.name}' at {name!r}, and no [[socket]] has that path: make the "
+                "file and ListenStream= of the socket unit agree",
+                where="socket",
+            )
+        _check_applied(settings.path, settings)
+        bound.setblocking(False)
+        adopted[settings.path] = Listener(settings, bound, _keep)
+    return adopted
 
 
 def open_listener(settings: SocketSettings) -> Listener:
@@ -55,10 +68,31 @@ def open_listener(settings: SocketSettings) -> Listener:
     lock = _lock(path)
     try:
         _clear_stale(path)
-        return Listener(settings, _bind(path, settings), lock, path)
+        bound = _bind(path, settings)
     except BaseException:
         os.close(lock)
         raise
+    return Listener(settings, bound, _remover(path, lock))
+
+
+def _keep() -> None:
+    """Take nothing away: the service manager holds the socket, and who connects now waits for the next broker."""
+
+
+def _remover(path: Path, lock: int) -> Callable[[], None]:
+    """Return what removes the socket at `path` if it is still the same one, and lets go of `lock`.
+
+    The lock file stays: removing it would let a third broker lock a new one while a second waits for the old.
+    """
+    made = path.lstat()
+
+    def remove() -> None:
+        with contextlib.suppress(OSError):
+            if os.path.samestat(path.lstat(), made):
+                path.unlink()
+        os.close(lock)
+
+    return remove
 
 
 def _checked_path(path: Path) -> Path:
@@ -154,17 +188,36 @@ def _apply(path: Path, settings: SocketSettings) -> None:
         path.chmod(settings.mode)  # not a link: it was made just now, in a directory that is ours
     except OSError as error:
         raise _error(path, _not_applied(settings, error.strerror)) from None
-    status = path.lstat()
-    kept = owner in (status.st_uid, -1) and group in (status.st_gid, -1)
-    if not kept or stat.S_IMODE(status.st_mode) != settings.mode:
+    if not _is_applied(path, settings):
         raise _error(path, _not_applied(settings, "the file system did not keep them"))
+
+
+def _is_applied(path: Path, settings: SocketSettings) -> bool:
+    status = path.lstat()
+    kept = settings.owner in (status.st_uid, None) and settings.group in (status.st_gid, None)
+    return kept and stat.S_IMODE(status.st_mode) == settings.mode
+
+
+def _check_applied(path: Path, settings: SocketSettings) -> None:
+    """Refuse a socket of the service manager's that lets in others than the configuration says."""
+    check_directory(path.parent)
+    if not _is_applied(path, settings):
+        raise _error(
+            path,
+            f"the service manager made the socket otherwise than the [[socket]] says ({_described(settings)}): make "
+            "SocketUser=, SocketGroup= and SocketMode= of the socket unit agree with it",
+        )
 
 
 def _not_applied(settings: SocketSettings, reason: str | None) -> str:
     return (
-        f"owner {settings.owner}, group {settings.group}, mode {settings.mode:04o} cannot be given to the socket: "
+        f"{_described(settings)} cannot be given to the socket: "
         f"{reason}; run the broker as root or as a member of that group, or change the [[socket]]"
     )
+
+
+def _described(settings: SocketSettings) -> str:
+    return f"owner {settings.owner}, group {settings.group}, mode {settings.mode:04o}"
 
 
 def _error(path: Path, message: str) -> ConfigurationError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -17,13 +18,16 @@ import structlog
 
 from gatepass.clock import Moment, now
 from gatepass.daemon.safe_paths import check_directory, make_directory
+from gatepass.daemon.systemd import Manager
 from gatepass.frames import Message
 from gatepass_broker.connection import Connection, House
 from gatepass_broker.journal import Journal, JournalError
 from gatepass_broker.jwks import write_jwks
-from gatepass_broker.listener import Listener, open_listener
+from gatepass_broker.listener import Listener, adopt_listeners, open_listener
+from gatepass_broker.pulse import keep_manager_informed
 from gatepass_broker.service import Broker
-from gatepass_broker.settings import ConnectionLimits, Settings, SocketSettings
+from gatepass_broker.settings import ConnectionLimits, Settings
+from gatepass_broker.vault import PREFIX, open_vault
 
 BACKLOG: Final = 256
 """Connections that the kernel holds for us: beyond, a client that does not block gets EAGAIN from `connect`."""
@@ -43,6 +47,8 @@ RETRY_SECONDS: Final = 5.0
 LONGEST_SLEEP: Final = 60.0
 """Seconds until the wall clock is looked at again: it may have been stepped."""
 
+NO_MANAGER: Final = Manager()
+
 _log: Final = structlog.stdlib.get_logger()
 
 
@@ -53,6 +59,8 @@ class Server:
         self.settings = settings
         self.broker = broker
         self.house = house
+        self.fault = ""
+        """What is wrong with the configuration file, where it could not be reloaded."""
 
     def reload(self, settings: Settings) -> None:
         """Let `settings` come into force, all at once. Raise `JournalError`, and then nothing has changed."""
@@ -62,8 +70,16 @@ class Server:
         self.house.registry.total, self.house.registry.per_uid = limits.connections, limits.connections_per_uid
         for name in _needs_restart(self.settings, settings):
             _log.warning("this change takes a restart", key=name)
-        self.settings = settings
+        self.settings, self.fault = settings, ""
         _log.info("configuration reloaded", rules=len(settings.rules.rules))
+
+    @property
+    def status(self) -> str:
+        """How the broker is, in one line for the operator."""
+        state = self.broker.state
+        rules, connections = len(self.settings.rules.rules), len(self.house.registry)
+        counts = f"{rules} rules; {state.issued} tokens issued, {state.refused} refused; {connections} connections"
+        return f"{counts}; the configuration was not reloaded: {self.fault}" if self.fault else counts
 
     async def turn_keys(self) -> None:
         """Rotate the keys for ever."""
@@ -89,7 +105,9 @@ class Server:
 
 
 @asynccontextmanager
-async def running(settings: Settings, version: str, clock: Callable[[], Moment] = now) -> AsyncIterator[Server]:
+async def running(
+    settings: Settings, version: str, clock: Callable[[], Moment] = now, manager: Manager = NO_MANAGER
+) -> AsyncIterator[Server]:
     """Run a broker for the time of the block. It answers as soon as the block begins, and drains when it ends.
 
     Raise `ConfigurationError` and `JournalError`; then nothing of it is left behind.
@@ -97,12 +115,13 @@ async def running(settings: Settings, version: str, clock: Callable[[], Moment] 
     async with AsyncExitStack() as stack:
         journal = Journal(make_directory(settings.state_dir / "journal"), settings.journal)
         stack.callback(journal.close)
-        broker = Broker(settings.rules, settings.lifetimes, journal, version=version, clock=clock)
+        vault = open_vault(manager)
+        broker = Broker(settings.rules, settings.lifetimes, journal, version=version, clock=clock, vault=vault)
         house = House(broker, _within_descriptors(settings.limits))
         broker.on_keys(house.keys_changed)
         if settings.jwks_file is not None:
             broker.on_keys(_jwks_writer(settings.jwks_file))
-        listeners = [_listen(stack, entry) for entry in settings.sockets]
+        listeners = _listen(stack, settings, manager)
         broker.start(settings.digest)
         stack.callback(_record_stop, broker, journal)
         server = Server(settings, broker, house)
@@ -113,7 +132,11 @@ async def running(settings: Settings, version: str, clock: Callable[[], Moment] 
 
 
 async def run(
-    settings: Settings, version: str, reload: Callable[[], Settings] | None, ready: Callable[[Settings], None]
+    settings: Settings,
+    version: str,
+    reload: Callable[[], Settings] | None,
+    ready: Callable[[Settings], None],
+    manager: Manager = NO_MANAGER,
 ) -> None:
     """Run a broker until SIGTERM or SIGINT. SIGHUP calls `reload`, if there is one, for new settings.
 
@@ -121,14 +144,19 @@ async def run(
     """
     asyncio.get_running_loop().set_exception_handler(_log_loop_error)
     with anyio.open_signal_receiver(signal.SIGHUP, signal.SIGTERM, signal.SIGINT) as signals:
-        async with running(settings, version) as server, anyio.create_task_group() as tasks:
+        async with running(settings, version, manager=manager) as server, anyio.create_task_group() as tasks:
             tasks.start_soon(server.turn_keys)
+            manager.notifier.ready(server.status)
+            tasks.start_soon(keep_manager_informed, manager.notifier, server.house, lambda: server.status)
             ready(settings)
             async for received in signals:
                 if received != signal.SIGHUP:
                     _log.info("stopping", signal=received.name)
                     break
+                manager.notifier.reloading()
                 await _reload(server, reload)
+                manager.notifier.ready(server.status)
+            manager.notifier.stopping()
             tasks.cancel_scope.cancel()
 
 
@@ -140,7 +168,8 @@ async def _reload(server: Server, reload: Callable[[], Settings] | None) -> None
         # In a thread: looking up users can take as long as their directory service does.
         server.reload(await anyio.to_thread.run_sync(reload))
     except Exception as error:  # noqa: BLE001 - whatever is wrong with a new configuration, the old one is good
-        _log.error("the configuration was not reloaded; the last good one stays", error=str(error))
+        server.fault = str(error)
+        _log.error("the configuration was not reloaded; the last good one stays", error=server.fault)
 
 
 def _jwks_writer(path: Path) -> Callable[[Message], None]:
@@ -162,17 +191,23 @@ async def _until(done: Callable[[], bool]) -> None:
         await anyio.sleep(TICK)
 
 
-def _listen(stack: AsyncExitStack, settings: SocketSettings) -> Listener:
-    listener = open_listener(settings)
-    stack.callback(listener.close)
-    return listener
+def _listen(stack: AsyncExitStack, settings: Settings, manager: Manager) -> list[Listener]:
+    """Return a listener for each socket: the service manager's, if it has one at that path, else one of our own."""
+    adopted = adopt_listeners(settings.sockets, manager.other_than(PREFIX))
+    listeners = []
+    for entry in settings.sockets:
+        listeners.append(adopted.get(entry.path) or open_listener(entry))
+        stack.callback(listeners[-1].close)
+    return listeners
 
 
 async def _accept(listener: Listener, house: House) -> asyncio.Server:
     loop = asyncio.get_running_loop()
     allowed = listener.settings.allow
+    # From Python 3.13 on, closing the server would remove the path, which may be the service manager's.
+    options: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
     server = await loop.create_unix_server(
-        lambda: Connection(house, allowed), sock=listener.socket, backlog=ACCEPT_AT_ONCE
+        lambda: Connection(house, allowed), sock=listener.socket, backlog=ACCEPT_AT_ONCE, **options
     )
     listener.socket.listen(BACKLOG)  # asyncio has one number for both
     return server

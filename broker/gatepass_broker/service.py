@@ -18,9 +18,11 @@ from gatepass.tokens import VerificationKey, b64encode, encode_token, key_table
 from gatepass_broker.decide import Decision, Inquiry, Rules, Standing, decide, key_set
 from gatepass_broker.events import AnyEvent, Configured, Recovered, Started, Stopped
 from gatepass_broker.journal import Journal
-from gatepass_broker.keys import KeyRing, SigningKey, removals, retirements, verification_key
+from gatepass_broker.keys import KeyRing, removals, retirements, verification_key
 from gatepass_broker.peer import Peer
 from gatepass_broker.settings import Lifetimes
+from gatepass_broker.state import State
+from gatepass_broker.vault import Vault
 
 KeysChanged = Callable[[Message], None]
 
@@ -36,11 +38,11 @@ class Answer(NamedTuple):
 class Broker:
     """Answers requests. Owns the state, the keys and the journal; knows nothing of sockets.
 
-    `clock` returns the present moment. Every method that changes something raises `JournalError` if that cannot be
-    recorded, and then has changed nothing.
+    `vault` has the private keys of an earlier run, if anybody has. `clock` returns the present moment. Every method
+    that changes something raises `JournalError` if that cannot be recorded, and then has changed nothing.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts that it is made of
         self,
         rules: Rules,
         lifetimes: Lifetimes,
@@ -48,6 +50,7 @@ class Broker:
         *,
         version: str,
         clock: Callable[[], Moment],
+        vault: Vault | None = None,
     ) -> None:
         self._rules = rules
         self._lifetimes = lifetimes
@@ -56,9 +59,15 @@ class Broker:
         self._clock = clock
         self._on_keys: list[KeysChanged] = []
         self._state = journal.state
-        self._keys = KeyRing(SigningKey(clock().time, lifetimes.key))
+        self._vault = vault or Vault()
+        self._keys = _key_ring(self._state, self._vault, clock().time, lifetimes.key)
         self._table: dict[str, VerificationKey] = {}
         self._unverified = 0
+
+    @property
+    def state(self) -> State:
+        """What has happened so far; to look at."""
+        return self._state
 
     def start(self, digest: str) -> None:
         """Record that the broker runs, under the configuration with this digest, and publish its key."""
@@ -66,15 +75,18 @@ class Broker:
         started: list[AnyEvent] = [Started(time=now, issuer=self._rules.issuer, version=self._version, pid=os.getpid())]
         if self._journal.cut:
             started.insert(0, Recovered(time=now, cut=self._journal.cut))
+        held = {key.kid: key for key in self._keys.keys}
+        lost = [key for key in self._state.keys.values() if key.kid not in held]
         # No checkpoint before the key that signs it is on the record.
         self._append(
             [
                 *started,
                 Configured(time=now, digest=digest, rules=len(self._rules.rules)),
-                *retirements(self._state.keys.values(), now, self._longest_left(now)),
-                self._keys.current.added(),
+                *retirements(lost, now, self._longest_left(now)),
+                *(key.added() for kid, key in held.items() if kid not in self._state.keys),
             ]
         )
+        self._vault.hold(self._keys.keys)
         self._record(removals(self._state.keys.values(), now))
         self.checkpoint()
         self._publish()
@@ -128,6 +140,7 @@ class Broker:
         if turn.events:
             self._record(turn.events)
             self._keys.take(turn)
+            self._vault.hold(self._keys.keys)
             self._publish()
             self.checkpoint()
         return max(0.0, self._keys.next_due(self._state.keys.values()) - now)
@@ -164,3 +177,11 @@ class Broker:
         self._table = key_table([verification_key(key) for key in self._state.keys.values()])
         for told in self._on_keys:
             told(self.key_set())
+
+
+def _key_ring(state: State, vault: Vault, now: float, lifetime: int) -> KeyRing:
+    """Return the keys of an earlier run that the vault has, at most the one that signs and the next; else a new key."""
+    unretired = [key for key in state.keys.values() if key.published_until is None]
+    recalled = [found for key in unretired if (found := vault.recall(key)) is not None]
+    current, upcoming, *_ = *(recalled or [vault.make(now, lifetime)]), None
+    return KeyRing(current, upcoming, vault.make)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from gatepass_broker.events import KeyAdded, KeyRemoved, KeyRetired
+import os
+
+from gatepass.daemon.systemd import Notifier
+from gatepass_broker.events import KeyAdded, KeyRemoved, KeyRetired, PublishedKey
 from gatepass_broker.keys import MAX_PUBLISHED, OVERLAP, KeyRing, SigningKey, retirements, verification_key
 from gatepass_broker.state import State
+from gatepass_broker.vault import DescriptorVault, SeedVault
 
 START = 1_800_000_000.0
 LIFETIME = 1_000
@@ -119,3 +123,48 @@ def test_a_signature_fits_its_key_only() -> None:
     assert check(one.sign(b"data"), b"data")
     assert not check(one.sign(b"data"), b"Data")
     assert not check(other.sign(b"data"), b"data")
+
+
+class TestVault:
+    """The vault holds what signs and what will, at each moment, and nothing else."""
+
+    class Told(Notifier):
+        """Notes what the manager is told to keep."""
+
+        def __init__(self) -> None:
+            super().__init__("/nowhere")
+            self.kept: list[str] = []
+
+        def keep(self, name: str, descriptor: int) -> None:
+            assert os.pread(descriptor, 64, 0)
+            self.kept.append(name)
+
+        def forget(self, name: str) -> None:
+            self.kept.remove(name)
+
+    def test_a_rotation_keeps_the_next_key_before_it_forgets_the_last(self) -> None:
+        told, ring = self.Told(), Ring()
+        vault = DescriptorVault([], told)
+        first = ring.ring.current
+        vault.hold(ring.ring.keys)
+        assert told.kept == [f"key-{first.kid}"]
+
+        ring.turn(LIFETIME - OVERLAP)
+        upcoming = ring.ring.upcoming
+        assert upcoming is not None
+        vault.hold(ring.ring.keys)
+        assert told.kept == [f"key-{first.kid}", f"key-{upcoming.kid}"]
+
+        ring.turn(LIFETIME)
+        vault.hold(ring.ring.keys)
+        assert told.kept == [f"key-{upcoming.kid}"]
+
+    def test_a_key_made_from_a_seed_is_recalled_by_that_seed_alone(self) -> None:
+        vault, key = SeedVault(b"s" * 32), SeedVault(b"s" * 32).make(START + 0.123456, LIFETIME)
+        added = key.added()
+        published = PublishedKey(added.kid, added.x, added.time, added.signs_until)
+        recalled = vault.recall(published)
+        assert recalled is not None
+        assert recalled.sign(b"x") == key.sign(b"x")
+        assert SeedVault(b"t" * 32).recall(published) is None
+        assert vault.make(START, LIFETIME).kid != key.kid
