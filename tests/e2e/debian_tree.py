@@ -11,11 +11,12 @@ import configparser
 import fcntl
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,7 +101,7 @@ class Debian:
 def fresh_debian(checkout: Path) -> Iterator[Debian]:
     """An empty tree that reaches the network as this machine does, and at `ORIGIN` what `checkout` has committed."""
     archive = _ensure_archive()
-    with _space() as space:
+    with open_space() as space:
         tree = space.directory
         space.run("tar", "--extract", "--numeric-owner", "--file", archive, "--directory", tree)
         space.run("mount", "-t", "proc", "proc", tree / "proc")
@@ -157,7 +158,7 @@ def _pip_options() -> dict[str, str]:
 
 
 @contextmanager
-def _space() -> Iterator[Space]:
+def open_space() -> Iterator[Space]:
     """Make the namespaces, which last until the end of the block, or of this process."""
     # Only `mount` in the namespaces sees what is in the directory: outside it stays empty, and is safe to remove.
     with tempfile.TemporaryDirectory(prefix="gatepass-debian-") as directory:
@@ -180,36 +181,48 @@ def _space() -> Iterator[Space]:
             holder.communicate()  # closes its stdin
 
 
-def _ensure_archive() -> Path:
-    """Return the archive of the tree, making it first where it is missing. Safe to call from many processes at once.
+def make_once(path: Path, make: Callable[[Path], None]) -> Path:
+    """Return a file or directory of the cache. Where it is missing `make` makes it first, at the path that it is given.
 
-    It gets its name when it is complete: what bears it can be used.
+    Safe to call from many processes at once. It gets its name when it is complete: what bears it can be used.
     """
-    cache = cache_dir()
-    cache.mkdir(mode=0o755, parents=True, exist_ok=True)
-    archive = cache / f"{RELEASE}-{'-'.join(PACKAGES)}.tar"
-    with (cache / ".debian.lock").open("w") as lock:
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.partial")
+    with (path.parent / ".debian.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not archive.exists():
-            _make_archive(archive)
-    return archive
+        if not path.exists():
+            _remove(staged)  # left by somebody who was killed
+            try:
+                make(staged)
+                staged.rename(path)
+            finally:
+                _remove(staged)
+    return path
+
+
+def mmdebstrap(space: Space, release: str, packages: Iterable[str], target: Path, form: str) -> None:
+    """Fetch a minimal Debian with these packages to `target`, which becomes a "tar" or a "directory"."""
+    mirror = _mirror()
+    print(f"gatepass e2e: fetching Debian {release} from {mirror} …", file=sys.stderr, flush=True)
+    options = ("--quiet", "--mode=root", f"--format={form}", "--variant=minbase", f"--include={','.join(packages)}")
+    environment = {**os.environ, "TMPDIR": str(space.directory)}
+    space.run("mmdebstrap", *options, release, target, mirror, timeout=MAKE_TIMEOUT, env=environment)
+
+
+def _ensure_archive() -> Path:
+    return make_once(cache_dir() / f"{RELEASE}-{'-'.join(PACKAGES)}.tar", _make_archive)
 
 
 def _make_archive(archive: Path) -> None:
-    staged = archive.with_suffix(".partial")
-    mirror = _mirror()
-    print(f"gatepass e2e: fetching Debian {RELEASE} from {mirror} …", file=sys.stderr, flush=True)
-    try:
-        with _space() as space:
-            options = ("--quiet", "--mode=root", "--format=tar", "--variant=minbase")
-            space.run(
-                *("mmdebstrap", *options, f"--include={','.join(PACKAGES)}", RELEASE, staged, mirror),
-                timeout=MAKE_TIMEOUT,
-                env={**os.environ, "TMPDIR": str(space.directory)},
-            )
-        staged.rename(archive)
-    finally:
-        staged.unlink(missing_ok=True)
+    with open_space() as space:
+        mmdebstrap(space, RELEASE, PACKAGES, archive, "tar")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _mirror() -> str:
