@@ -30,10 +30,12 @@ from gatepass.paths import default_socket
 from gatepass_gateway import (
     Authenticator,
     BrokerKeys,
+    Clients,
     Identity,
     IdentityPolicy,
     RefusedError,
     Request,
+    ReverseProxy,
     SockDiag,
     bearer_secret,
 )
@@ -52,8 +54,9 @@ _POLICY_VIOLATION: Final = 1008
 class Gateway:
     """Tells each caller who it is; a caller without identity is turned away. `websockets` takes GET requests only."""
 
-    def __init__(self, authenticator: Authenticator) -> None:
+    def __init__(self, authenticator: Authenticator, clients: Clients) -> None:
         self._authenticator = authenticator
+        self._clients = clients
 
     async def answer_http(self, connection: ServerConnection, http_request: HttpRequest) -> Response | None:
         """Answer a plain request, or refuse a WebSocket's upgrade. Return None to let the upgrade go on."""
@@ -99,13 +102,13 @@ class Gateway:
         return await self._authenticator.identify(login) or _refuse_nobody()
 
     def _request(self, connection: ServerConnection, http_request: HttpRequest) -> Request:
-        """Return what decides: the headers, who owns the client's end of the connection, and the bearer token."""
+        """Return what decides: the headers, who has the client's end of the connection, and the bearer token."""
         fields = tuple(
             (name.lower().encode("latin-1"), value.encode("latin-1"))
             for name, value in http_request.headers.raw_items()
         )
-        owner = self._authenticator.owner(connection.remote_address[:2], connection.local_address[:2])
-        return Request(fields, owner, bearer_secret(fields))
+        client = self._clients.at_other_end(connection.transport.get_extra_info("socket"))
+        return Request(fields, client, bearer_secret(fields))
 
 
 def _refuse_nobody() -> NoReturn:
@@ -146,11 +149,11 @@ async def run(port: int, reverse_proxy_uids: frozenset[int], broker_socket: str)
         user_header=USER_HEADER.encode(),
         scopes_header=None,
         users={LOOPBACK_USER: frozenset(SCOPES)},
-        reverse_proxy_uids=reverse_proxy_uids,
     )
     keys = BrokerKeys(broker_socket)
     with SockDiag() as sock_diag:
-        gateway = Gateway(Authenticator(AUDIENCE, policy, keys, sock_diag))
+        clients = Clients(sock_diag, [ReverseProxy(uid) for uid in reverse_proxy_uids])
+        gateway = Gateway(Authenticator(AUDIENCE, policy, keys), clients)
         options: dict[str, Any] = {"process_request": gateway.answer_http, "max_size": MAX_CONNECT_FRAME}
         async with anyio.create_task_group() as tasks, serve(gateway.converse, "127.0.0.1", port, **options) as server:
             tasks.start_soon(keys.run)

@@ -26,7 +26,8 @@ def _the_loop_is_never_blocked(request: pytest.FixtureRequest) -> Iterator[None]
     """Fail an async test in which the proxy or the async client makes a call that could hold up everybody else.
 
     Allowed are the configuration, which is read before there is a loop outside of tests, netlink, which answers inside
-    `send`, and the small local key file. The broker is left out: it writes its journal before it answers, on purpose.
+    `send`, the cgroups' file system, which is all in memory, and the small local key file. The broker is left out: it
+    writes its journal before it answers, on purpose.
     """
     if "anyio_backend" not in request.fixturenames:
         yield
@@ -36,4 +37,5 @@ def _the_loop_is_never_blocked(request: pytest.FixtureRequest) -> Iterator[None]
             function.can_block_in("gatepass_gateway/config.py", {"resolve"})
             function.can_block_in("gatepass_gateway/sock_diag.py", {"_ask", "_dump"})
             function.can_block_in("gatepass_gateway/keys.py", {"current", "_read", "_follow"})
+            function.can_block_in("gatepass_gateway/units.py", {"of_this_machine", "hold"})
         yield

@@ -11,21 +11,25 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from gatepass_gateway.authenticator import Authenticator
+    from gatepass_gateway.clients import Clients, ReverseProxy
     from gatepass_gateway.headers import bearer_secret
     from gatepass_gateway.keys import BrokerKeys, JwksFileKeys, KeySource
     from gatepass_gateway.refused import RefusedError
     from gatepass_gateway.sock_diag import SockDiag
-    from gatepass_gateway.trusted_proxy import Identity, IdentityPolicy, Request
+    from gatepass_gateway.trusted_proxy import Client, Identity, IdentityPolicy, Request
 
 __all__ = [
     "Authenticator",
     "BrokerKeys",
+    "Client",
+    "Clients",
     "Identity",
     "IdentityPolicy",
     "JwksFileKeys",
     "KeySource",
     "RefusedError",
     "Request",
+    "ReverseProxy",
     "SockDiag",
     "bearer_secret",
 ]
@@ -33,12 +37,15 @@ __all__ = [
 _MODULES: Final = {
     "Authenticator": "authenticator",
     "BrokerKeys": "keys",
+    "Client": "trusted_proxy",
+    "Clients": "clients",
     "Identity": "trusted_proxy",
     "IdentityPolicy": "trusted_proxy",
     "JwksFileKeys": "keys",
     "KeySource": "keys",
     "RefusedError": "refused",
     "Request": "trusted_proxy",
+    "ReverseProxy": "clients",
     "SockDiag": "sock_diag",
     "bearer_secret": "headers",
 }

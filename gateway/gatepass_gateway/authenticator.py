@@ -1,6 +1,7 @@
-"""The trusted-proxy handler joined to its keys, its clock and the kernel: what a gateway asks about each request.
+"""The trusted-proxy handler joined to its keys and its clock: what a gateway asks about each request.
 
-The proxy asks it, and so can any gateway in Python; `demo/embedded_gateway.py` shows one.
+The proxy asks it, and so can any gateway in Python; `demo/embedded_gateway.py` shows one. Who the client is it learns
+from `Clients`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from gatepass.clock import now
 from gatepass.errors import ErrorCode, TokenError
 from gatepass_gateway.keys import KeySource
 from gatepass_gateway.refused import RefusedError
-from gatepass_gateway.sock_diag import Address, SockDiag
 from gatepass_gateway.trusted_proxy import Identity, IdentityPolicy, Request, authenticate
 from gatepass_gateway.verifier import Verifier
 
@@ -25,17 +25,6 @@ class Authenticator(NamedTuple):
     audience: str
     policy: IdentityPolicy
     keys: KeySource
-    sock_diag: SockDiag
-
-    def owner(self, client: Address, here: Address) -> int | None:
-        """Return the uid that owns the end at `client` of the connection to `here`; None if it is unknown.
-
-        Ask once, when the connection is accepted. Nothing in a request can claim it; unknown is nobody.
-        """
-        try:
-            return self.sock_diag.connection_uid(client, here)
-        except OSError:
-            return None
 
     async def identify(self, request: Request) -> Identity | None:
         """Return whose request it is, or None if it has no identity. Raise `RefusedError` or `TokenError`."""
@@ -53,4 +42,4 @@ class Authenticator(NamedTuple):
 
     def _authenticate(self, request: Request) -> Identity | None:
         verifier = Verifier(self.audience, self.keys.current)
-        return authenticate(request, self.policy, lambda token: verifier.verify(token, request.uid, now()))
+        return authenticate(request, self.policy, lambda token: verifier.verify(token, request.client.uid, now()))

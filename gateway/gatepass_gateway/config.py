@@ -12,9 +12,17 @@ from gatepass.daemon.safe_paths import read_own_file
 from gatepass.daemon.toml_tables import errors_name_file, parse_tables, uid_of
 from gatepass.errors import ConfigurationError
 from gatepass.paths import default_socket
+from gatepass_gateway.clients import ReverseProxy
 from gatepass_gateway.gate import Deadlines
 from gatepass_gateway.headers import HOP_BY_HOP, Headers, canonical_name, is_forwarding
-from gatepass_gateway.schema import File, IdentityTable, LimitsTable, UpstreamTable
+from gatepass_gateway.schema import (
+    NO_REDIRECT,
+    File,
+    IdentityTable,
+    LimitsTable,
+    ReverseProxyTable,
+    UpstreamTable,
+)
 from gatepass_gateway.sock_diag import Address
 from gatepass_gateway.trusted_proxy import IdentityPolicy
 from gatepass_gateway.upstream import UpstreamSettings
@@ -23,6 +31,8 @@ _ANONYMOUS_SOURCE: Final = "127.0.0.1"
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 """RFC 9110 section 5.1."""
 _HEADER_VALUE: Final = re.compile(r"[\x21-\x7e]+( [\x21-\x7e]+)*")
+_UNIT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.\\-]*(@[A-Za-z0-9:_.\\-]+)?\.service")
+"""A service's name (systemd.unit(5)), an instance's if it is a template."""
 _SCOPE: Final = re.compile(r"[\x21\x23-\x2b\x2d-\x5b\x5d-\x7e]+")
 """A scope name (RFC 6749 section 3.3), less the comma that separates them in OpenClaw's header."""
 
@@ -43,6 +53,9 @@ class Settings(NamedTuple):
     listen: tuple[Address, ...]
     upstream: UpstreamSettings
     policy: IdentityPolicy
+    reverse_proxies: tuple[ReverseProxy, ...]
+    redirected_port: int | None
+    """The gateway's own port, where the kernel leads from there to `listen`."""
     audience: str
     client_address: bytes
     extra_headers: frozenset[bytes]
@@ -71,14 +84,15 @@ def resolve(file: File, *, source: str) -> Settings:
         raise ConfigurationError("this goes with keys.jwks_file: the broker says its own", where="keys.issuer")
     if file.keys.jwks_file and file.keys.broker_socket:
         raise ConfigurationError("name either broker_socket or jwks_file, not both", where="keys")
-    proxies = frozenset(
-        _uid(table.user, f"reverse_proxy[{number}].user") for number, table in enumerate(file.reverse_proxy)
-    )
     return Settings(
         source=source,
         listen=listen,
         upstream=upstream,
-        policy=_policy(file.identity, proxies),
+        policy=_policy(file.identity),
+        reverse_proxies=tuple(
+            _reverse_proxy(table, f"reverse_proxy[{number}]") for number, table in enumerate(file.reverse_proxy)
+        ),
+        redirected_port=None if file.redirect is NO_REDIRECT else file.upstream.port,
         audience=file.identity.audience,
         client_address=_ip(file.identity.client_address, "identity.client_address").encode("ascii"),
         extra_headers=_extra_headers(file.identity),
@@ -110,7 +124,15 @@ def _upstream(table: UpstreamTable) -> UpstreamSettings:
     return UpstreamSettings((address, table.port), uid, _ANONYMOUS_SOURCE, source)
 
 
-def _policy(table: IdentityTable, reverse_proxy_uids: frozenset[int]) -> IdentityPolicy:
+def _reverse_proxy(table: ReverseProxyTable, where: str) -> ReverseProxy:
+    if table.unit is not None and not _UNIT.fullmatch(table.unit):
+        raise ConfigurationError(
+            f"'{table.unit}' is not the full name of a service, such as nginx.service", where=f"{where}.unit"
+        )
+    return ReverseProxy(_uid(table.user, f"{where}.user"), table.unit)
+
+
+def _policy(table: IdentityTable) -> IdentityPolicy:
     user_header = _header_name(table.user_header, "identity.user_header")
     scopes_header = _header_name(table.scopes_header, "identity.scopes_header") if table.scopes_header else None
     if user_header in (scopes_header, b"x-forwarded-for"):
@@ -124,7 +146,6 @@ def _policy(table: IdentityTable, reverse_proxy_uids: frozenset[int]) -> Identit
             )
             for user, scopes in table.users.items()
         },
-        reverse_proxy_uids=reverse_proxy_uids,
     )
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from gatepass_gateway.authenticator import Authenticator
 from gatepass_gateway.headers import Headers, allowed_with_identity, end_to_end
+from gatepass_gateway.sessions import Sessions
 from gatepass_gateway.shares import Shares
 from gatepass_gateway.stopping import Stopping
 from gatepass_gateway.trusted_proxy import Identity
@@ -33,6 +34,7 @@ class Gate:
     authenticator: Authenticator
     upstream: Upstream
     shares: Shares
+    sessions: Sessions
     stopping: Stopping
     deadlines: Deadlines
     client_address: bytes = b"192.0.0.8"

@@ -16,7 +16,7 @@ from gatepass_gateway.http_exchange import exchange
 from gatepass_gateway.http_peer import HttpPeer
 from gatepass_gateway.refused import RefusedError
 from gatepass_gateway.secret_shape import is_gatepass_shaped
-from gatepass_gateway.trusted_proxy import Identity, Request
+from gatepass_gateway.trusted_proxy import Client, Identity, Request
 from gatepass_gateway.upstream import Way
 from gatepass_gateway.websocket_session import WebSocketRequest, serve_websocket
 
@@ -24,53 +24,72 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("http")
 
 _REFUSED: Final = SeldomPerKey("refused")
 
+PING_TARGET: Final = b"*"
+"""What `OPTIONS *` asks about is the server itself (RFC 9110 section 9.3.7)."""
 
-async def serve_client(stream: SocketStream, uid: int | None, gate: Gate) -> None:
+_FIRST_REQUEST_SECONDS: Final = 2
+"""How long a connection that was just taken may take to bring its request when the proxy is told to stop."""
+
+
+async def serve_client(stream: SocketStream, client: Client, gate: Gate) -> None:
     """Serve one client until its connection closes. Raise the stream's errors (`BROKEN`) if the client goes first."""
-    client = HttpPeer(stream, h11.SERVER)
+    peer = HttpPeer(stream, h11.SERVER)
     try:
-        while await _serve_request(client, uid, gate):
-            client.state.start_next_cycle()
+        grace = _FIRST_REQUEST_SECONDS
+        while await _serve_request(peer, client, gate, grace):
+            peer.state.start_next_cycle()
+            grace = 0
     except h11.RemoteProtocolError as error:
-        await client.refuse(RefusedError(ErrorCode.BAD_REQUEST, f"the request is not valid HTTP: {error}"))
+        await peer.refuse(RefusedError(ErrorCode.BAD_REQUEST, f"the request is not valid HTTP: {error}"))
     except GatepassError as error:
-        _REFUSED.warn((uid, error.code), uid=uid, reason=error.code, message=error.message)
-        await client.refuse(error)
+        _REFUSED.warn((client, error.code), uid=client.uid, reason=error.code, message=error.message)
+        await peer.refuse(error)
 
 
-async def _serve_request(client: HttpPeer, uid: int | None, gate: Gate) -> bool:
+async def _serve_request(peer: HttpPeer, client: Client, gate: Gate, grace: float) -> bool:
     """Serve one request. Return whether another may follow on the connection."""
     event = None
-    with gate.stopping.interruptible(gate.deadlines.head):
-        event = await client.next_event()
+    with gate.stopping.interruptible(gate.deadlines.head, grace=grace):
+        event = await peer.next_event()
     if not isinstance(event, h11.Request):
         return False
     headers: Headers = tuple(event.headers)
     _refuse_ambiguous(event, headers)
-    identity = await gate.authenticator.identify(Request(headers, uid, bearer_secret(headers)))
+    identity = await gate.authenticator.identify(Request(headers, client, bearer_secret(headers)))
     _refuse_stray_secrets(event.target, headers, identity)
+    if event.target == PING_TARGET:
+        return await _answer_ping(peer)
     if _asks_for_websocket(event, headers):
-        await serve_websocket(client, _websocket_request(event, headers, uid, identity), gate)
+        await serve_websocket(peer, _websocket_request(event, headers, client, identity), gate)
         return False
-    _log.debug("request", uid=uid, method=event.method.decode(), user=identity and identity.user)
+    _log.debug("request", uid=client.uid, method=event.method.decode(), user=identity and identity.user)
     way = Way.IDENTITY if identity else Way.ANONYMOUS
     fields = gate.headers_upstream(headers, identity)
-    return await exchange(client, event, fields, gate.upstream, way, body_seconds=gate.deadlines.body)
+    return await exchange(peer, event, fields, gate.upstream, way, body_seconds=gate.deadlines.body)
 
 
 def _websocket_request(
-    event: h11.Request, headers: Headers, uid: int | None, identity: Identity | None
+    event: h11.Request, headers: Headers, client: Client, identity: Identity | None
 ) -> WebSocketRequest:
     """Return the upgrade as it goes on. One that brought a token goes on without it, and without its identity yet."""
     if identity is None or identity.token_id is None:
-        return WebSocketRequest(event, headers, uid, identity, None)
+        return WebSocketRequest(event, headers, client, identity, None)
     kept = tuple(field for field in headers if field[0] != b"authorization")
-    return WebSocketRequest(event, kept, uid, None, identity)
+    return WebSocketRequest(event, kept, client, None, identity)
+
+
+async def _answer_ping(peer: HttpPeer) -> bool:
+    """Say that the proxy itself is there, whatever the gateway behind does."""
+    await peer.send(h11.Response(status_code=204, reason="No Content", headers=[(b"connection", b"close")]))
+    await peer.send(h11.EndOfMessage())
+    await peer.linger()
+    return False
 
 
 def _refuse_ambiguous(request: h11.Request, headers: Headers) -> None:
     """Refuse what two servers could read in two ways (RFC 9112 section 11.2), beyond what h11 refuses itself."""
-    if not request.target.startswith(b"/"):
+    is_ping = request.method == b"OPTIONS" and request.target == PING_TARGET
+    if not request.target.startswith(b"/") and not is_ping:
         raise RefusedError(ErrorCode.BAD_REQUEST, "the request's target is not a path: this is no forward proxy")
     names = [name for name, _ in headers]
     if b"transfer-encoding" in names and b"content-length" in names:

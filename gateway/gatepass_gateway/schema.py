@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from msgspec import Meta, Struct, field
 
@@ -75,7 +75,9 @@ class ReverseProxyTable(_Table, frozen=True):
     """`[[reverse_proxy]]`: a local reverse proxy whose identity header counts."""
 
     user: Name | Id
-    """The user it runs as, by name or uid. No local client may run as the same user."""
+    """The user it runs as, by name or uid. Without `unit` no local client may run as the same user."""
+    unit: Name | None = None
+    """The system manager's unit it runs in, such as `"nginx.service"`. What else runs as the user is a local client."""
 
 
 class DeviceLoginsTable(_Table, frozen=True):
@@ -83,6 +85,23 @@ class DeviceLoginsTable(_Table, frozen=True):
 
     users: tuple[Name | Id, ...] = ()
     """By name or uid."""
+
+
+class RedirectTable(_Table, frozen=True):
+    """`[redirect]`: for `gatepass-redirect`, by which the gateway keeps the port that local programs dial, and the
+    kernel leads them from there to the proxy.
+    """
+
+    proxy_user: Name | Id = "gatepass-gateway"
+    """Who the proxy runs as, by name or uid: the only local user whom the kernel lets through to the gateway. Nothing
+    else may run as this user."""
+    allow_from: tuple[Name, ...] = ()
+    """Addresses and networks (CIDR) of other machines that may dial the gateway's port: a reverse proxy's. All others,
+    containers among them, find it closed."""
+
+
+NO_REDIRECT: Final = RedirectTable()
+"""Stands for a table that is not there: an empty one is another."""
 
 
 class LimitsTable(_Table, frozen=True):
@@ -116,3 +135,4 @@ class File(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     reverse_proxy: tuple[ReverseProxyTable, ...] = ()
     device_logins: DeviceLoginsTable = field(default_factory=DeviceLoginsTable)
     limits: LimitsTable = field(default_factory=LimitsTable)
+    redirect: RedirectTable = field(default_factory=lambda: NO_REDIRECT)

@@ -2,6 +2,7 @@
 
 A gateway counts unauthenticated connections by address and stops at a number (OpenClaw: 32); everything that comes
 through a proxy counts as one address. So the proxy gives each uid a small share and stays below that number itself.
+A reverse proxy's connections are not those of other programs that run as its user.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 
 from gatepass.errors import ErrorCode
 from gatepass_gateway.refused import RefusedError
+from gatepass_gateway.trusted_proxy import Client
 
 
 class Shares:
@@ -20,7 +22,7 @@ class Shares:
     def __init__(self, *, per_uid: int, in_all: int) -> None:
         self._per_uid = per_uid
         self._in_all = in_all
-        self._held: Counter[int | None] = Counter()
+        self._held: Counter[Client] = Counter()
 
     @property
     def held(self) -> int:
@@ -28,19 +30,19 @@ class Shares:
         return self._held.total()
 
     @contextmanager
-    def hold(self, uid: int | None, *, shared: bool = False) -> Iterator[Share]:
-        """Hold one place for `uid`, until it is released or the block ends. Raise `RefusedError` if none is free.
+    def hold(self, client: Client, *, shared: bool = False) -> Iterator[Share]:
+        """Hold one place for `client`, until it is released or the block ends. Raise `RefusedError` if none is free.
 
-        `shared` is for a reverse proxy, whose one uid stands for many people.
+        `shared` is for a reverse proxy, which stands for many people.
         """
-        if self.held >= self._in_all or (self._held[uid] >= self._per_uid and not shared):
+        if self.held >= self._in_all or (self._held[client] >= self._per_uid and not shared):
             raise RefusedError(
                 ErrorCode.TOO_MANY_CONNECTIONS,
                 "too many connections are open, or wait for their login; try again in a few seconds",
                 retry_after=3,
             )
-        self._held[uid] += 1
-        share = Share(self._held, uid)
+        self._held[client] += 1
+        share = Share(self._held, client)
         try:
             yield share
         finally:
@@ -50,9 +52,9 @@ class Shares:
 class Share:
     """One place that is held."""
 
-    def __init__(self, held: Counter[int | None], uid: int | None) -> None:
+    def __init__(self, held: Counter[Client], client: Client) -> None:
         self._held = held
-        self._uid = uid
+        self._client = client
         self._released = False
 
     def release(self) -> None:
@@ -60,6 +62,6 @@ class Share:
         if self._released:
             return
         self._released = True
-        self._held[self._uid] -= 1
-        if not self._held[self._uid]:
-            del self._held[self._uid]
+        self._held[self._client] -= 1
+        if not self._held[self._client]:
+            del self._held[self._client]

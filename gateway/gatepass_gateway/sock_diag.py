@@ -1,7 +1,7 @@
 """Who owns a TCP socket of this machine, asked of the kernel (sock_diag(7), NETLINK_SOCK_DIAG).
 
 An exact look-up costs the kernel one hash probe and is answered inside `send`, so asking from the event loop
-blocks nothing. It needs no privilege within a network namespace, and tells the uid, never a pid.
+blocks nothing. It needs no privilege within a network namespace, and tells the uid and the cgroup, never a pid.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from typing import Final, NamedTuple, Self
 
@@ -23,9 +24,11 @@ _LISTEN: Final = 10
 _ALL_STATES: Final = 0xFFFFFFFF
 _ANY_COOKIE: Final = b"\xff" * 8
 _OVERFLOW_UID: Final = 65534
+_INET_DIAG_CGROUP_ID: Final = 21
 
 # struct nlmsghdr; struct inet_diag_req_v2 with its struct inet_diag_sockid: <linux/netlink.h>, <linux/inet_diag.h>
 _HEADER: Final = struct.Struct("=IHHII")
+_ATTRIBUTE: Final = struct.Struct("=HH")
 _REQUEST: Final = struct.Struct("=BBBxI")
 _PORTS: Final = struct.Struct("!HH")
 _REPLY: Final = struct.Struct("=BBBB48sIIIII")
@@ -41,6 +44,9 @@ class OwnedSocket(NamedTuple):
     inode: int
     cookie: bytes
     """Names this one socket for as long as the machine runs; a port that is bound again has another cookie."""
+    cgroup: int | None = None
+    """The cgroup (v2) in which it was made, by the inode of its directory on a 64-bit machine. The kernel tells it
+    since 5.8, unasked, if it was built to; None otherwise."""
 
 
 class SockDiag:
@@ -63,8 +69,8 @@ class SockDiag:
         """Close the netlink socket."""
         self.close()
 
-    def connection_uid(self, local: Address, remote: Address) -> int | None:
-        """Return the uid that owns the end at `local` of the connection to `remote`, or None if it is unknown.
+    def connected(self, local: Address, remote: Address) -> OwnedSocket | None:
+        """Return the end at `local` of the connection to `remote`, or None if its owner is unknown.
 
         Only an ESTABLISHED socket with an inode counts: for one that was closed or shut down the kernel says
         uid 0, which would make its former owner root. The uid of an unmapped user is unknown too.
@@ -72,7 +78,7 @@ class SockDiag:
         found = self._find(local, remote, _ESTABLISHED)
         if found is None or found.inode == 0 or found.uid == _OVERFLOW_UID:
             return None
-        return found.uid
+        return found
 
     def taken_by(self, uid: int, local: Address, remote: Address) -> bool:
         """Whether the end at `local` of the connection to `remote` waits to be accepted, or is a socket of `uid`.
@@ -127,7 +133,7 @@ class SockDiag:
         # The kernel falls back from a connection to any listener on its port: what was found must be what was asked.
         if found_state != state or (state == _ESTABLISHED and found_id[:36] != _endpoints(family, local, remote)):
             return None
-        return OwnedSocket(uid, inode, found_id[40:48])
+        return OwnedSocket(uid, inode, found_id[40:48], _cgroup(reply[_REPLY.size :]))
 
     def _ask(self, local: Address, remote: Address) -> bytes | None:
         family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
@@ -136,14 +142,24 @@ class SockDiag:
         self._send(body, _NLM_F_REQUEST)
         while True:
             answer = self._netlink.recv(8192)
-            _, kind, _, sequence, _ = _HEADER.unpack_from(answer)
+            length, kind, _, sequence, _ = _HEADER.unpack_from(answer)
             if sequence == self._sequence:
-                return None if kind == _NLMSG_ERROR else answer[_HEADER.size :]
+                return None if kind == _NLMSG_ERROR else answer[_HEADER.size : length]
 
     def _send(self, body: bytes, flags: int) -> None:
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         size = _HEADER.size + len(body)
         self._netlink.send(_HEADER.pack(size, _SOCK_DIAG_BY_FAMILY, flags, self._sequence, 0) + body)
+
+
+def _cgroup(attributes: bytes) -> int | None:
+    """Return the cgroup id among the attributes (struct nlattr, <linux/netlink.h>) of a reply, if it is there."""
+    while len(attributes) >= _ATTRIBUTE.size:
+        length, kind = _ATTRIBUTE.unpack_from(attributes)
+        if kind == _INET_DIAG_CGROUP_ID:
+            return int.from_bytes(attributes[_ATTRIBUTE.size : length], sys.byteorder)
+        attributes = attributes[max(_ATTRIBUTE.size, (length + 3) & ~3) :]
+    return None
 
 
 def _endpoints(family: int, local: Address, remote: Address) -> bytes:

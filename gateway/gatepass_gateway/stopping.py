@@ -12,23 +12,33 @@ class Stopping:
     """Knows what may be interrupted when the proxy is told to stop; the rest is given time."""
 
     def __init__(self) -> None:
-        self._scopes: set[anyio.CancelScope] = set()
+        self._scopes: dict[anyio.CancelScope, float] = {}
         self._begun = False
 
     @contextmanager
-    def interruptible(self, seconds: float) -> Iterator[anyio.CancelScope]:
-        """Run the block for at most `seconds`, and until the proxy stops. `cancelled_caught` says that it was cut."""
+    def interruptible(self, seconds: float, *, grace: float = 0) -> Iterator[anyio.CancelScope]:
+        """Run the block for at most `seconds`, and until `grace` seconds after the proxy is told to stop.
+
+        `cancelled_caught` says that it was cut.
+        """
         with anyio.move_on_after(seconds) as scope:
             if self._begun:
-                scope.cancel()
-            self._scopes.add(scope)
+                _end_after(scope, grace)
+            self._scopes[scope] = grace
             try:
                 yield scope
             finally:
-                self._scopes.discard(scope)
+                del self._scopes[scope]
 
     def begin(self) -> None:
         """Interrupt what may be."""
         self._begun = True
-        for scope in self._scopes:
-            scope.cancel()
+        for scope, grace in self._scopes.items():
+            _end_after(scope, grace)
+
+
+def _end_after(scope: anyio.CancelScope, grace: float) -> None:
+    if grace:
+        scope.deadline = min(scope.deadline, anyio.current_time() + grace)
+    else:
+        scope.cancel()

@@ -9,7 +9,7 @@ has no identity, and nothing that a client writes gives it one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from gatepass.claims import Claims, split_scope
 from gatepass.errors import ErrorCode
@@ -32,16 +32,25 @@ class IdentityPolicy(NamedTuple):
     """Lower-case name of the header that caps the scopes of a request, where the gateway has one."""
     users: Mapping[str, frozenset[str]]
     """The identities that tokens may bring, each with the widest scopes that it may ever have here."""
-    reverse_proxy_uids: frozenset[int] = frozenset()
-    """Owners of the connections on which the identity header counts."""
+
+
+class Client(NamedTuple):
+    """Who is at the other end of a connection, by the kernel's word. Nothing in a request can claim it."""
+
+    uid: int | None
+    """Who owns that end; None if unknown."""
+    is_reverse_proxy: bool = False
+    """Whether it is a reverse proxy that the operator named, whose identity header counts."""
+
+
+UNKNOWN_CLIENT: Final = Client(None)
 
 
 class Request(NamedTuple):
     """What decides, whether it came as HTTP or as the first frame of a WebSocket."""
 
     headers: Headers
-    uid: int | None
-    """Who owns the client's end of the connection; None if unknown."""
+    client: Client
     secret: str | None = None
     """The bearer token, or the secret of the connect frame."""
     requested_scopes: frozenset[str] | None = None
@@ -60,7 +69,7 @@ class Identity(NamedTuple):
 
 def authenticate(request: Request, policy: IdentityPolicy, verify: VerifyToken) -> Identity | None:
     """Return whose request it is, or None if it has no identity. Raise `RefusedError` or `TokenError`."""
-    if request.uid is not None and request.uid in policy.reverse_proxy_uids:
+    if request.client.is_reverse_proxy:
         return _identity_from_reverse_proxy(request, policy)
     _refuse_forged_headers(request.headers, policy)
     if request.secret is None or not is_gatepass_shaped(request.secret):
@@ -126,7 +135,8 @@ def _refuse_forged_headers(headers: Headers, policy: IdentityPolicy) -> None:
         if canonical == policy.user_header:
             raise RefusedError(
                 ErrorCode.IDENTITY_FORGED,
-                "the identity header counts only from the reverse proxy; a local caller needs a token (gatepass token)",
+                "the identity header counts only from the reverse proxy; a local caller needs a token (gatepass "
+                "token), and a proxy must run as the user and in the unit that [[reverse_proxy]] names",
             )
         if is_forwarding(canonical):
             raise RefusedError(

@@ -34,7 +34,7 @@ from gatepass_gateway.headers import Headers
 from gatepass_gateway.http_peer import HttpPeer
 from gatepass_gateway.refused import RefusedError
 from gatepass_gateway.shares import Share
-from gatepass_gateway.trusted_proxy import Identity, Request
+from gatepass_gateway.trusted_proxy import Client, Identity, Request
 from gatepass_gateway.upstream import Way
 from gatepass_gateway.websocket_link import ClosedByPeerError, Message, WebSocketLink
 from gatepass_gateway.websocket_relay import relay
@@ -54,7 +54,7 @@ class WebSocketRequest(NamedTuple):
 
     upgrade: h11.Request
     headers: Headers
-    uid: int | None
+    client: Client
     identity: Identity | None
     """Whose it is by the reverse proxy's header."""
     by_token: Identity | None
@@ -64,7 +64,7 @@ class WebSocketRequest(NamedTuple):
 async def serve_websocket(client: HttpPeer, request: WebSocketRequest, gate: Gate) -> None:
     """Serve the WebSocket that `request` asks for until it ends. Raise `GatepassError` if it cannot be opened."""
     with ExitStack() as held:
-        share = None if request.identity else held.enter_context(gate.shares.hold(request.uid))
+        share = None if request.identity else held.enter_context(gate.shares.hold(request.client))
         async with await gate.upstream.connect(Way.IDENTITY if request.identity else Way.ANONYMOUS) as stream:
             server = HttpPeer(stream, h11.CLIENT)
             fields = gate.headers_upstream(request.headers, request.identity)
@@ -88,15 +88,16 @@ class _Session:
         try:
             async with AsyncExitStack() as opened:
                 server = await self._log_in(anonymous, opened)
-                await relay(self._client, server, self._gate.stopping)
+                with self._gate.sessions.one_more():
+                    await relay(self._client, server, self._gate.stopping)
                 return
         except ClosedByPeerError as closed:
             code, reason = closed.code, closed.reason
         except WebSocketError as error:
             code, reason = error.close_code, error.reason
         except GatepassError as error:
-            uid = self._request.uid
-            _REFUSED.warn((uid, error.code), uid=uid, reason=error.code, message=error.message)
+            client = self._request.client
+            _REFUSED.warn((client, error.code), uid=client.uid, reason=error.code, message=error.message)
             code, reason = CloseCode.POLICY_VIOLATION, f"gatepass: {error.message}"
         await anonymous.close(CloseCode.NORMAL, reason)
         await self._client.close(code, reason)
@@ -149,11 +150,11 @@ class _Session:
 
     async def _identity_of_frame(self, frame: ConnectFrame) -> Identity | None:
         request = self._request
-        login = Request(request.headers, request.uid, frame.secret, frame.scopes)
+        login = Request(request.headers, request.client, frame.secret, frame.scopes)
         return await self._gate.authenticator.identify(login)
 
     def _check_device_login(self) -> None:
-        if self._request.uid not in self._gate.device_login_uids:
+        if self._request.client.uid not in self._gate.device_login_uids:
             raise RefusedError(
                 ErrorCode.DEVICE_LOGIN,
                 "a local operator logs in with a gatepass token here, not with a device token; to allow this user "
@@ -203,7 +204,7 @@ class _Session:
             self._share.release()
         if identity:
             scopes = None if identity.scopes is None else sorted(identity.scopes)
-            _log.info("login", uid=self._request.uid, user=identity.user, jti=identity.token_id, scopes=scopes)
+            _log.info("login", uid=self._request.client.uid, user=identity.user, jti=identity.token_id, scopes=scopes)
 
 
 async def _pass_frames(server: WebSocketLink, client: WebSocketLink) -> None:

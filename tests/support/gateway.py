@@ -30,10 +30,12 @@ from websockets.exceptions import ConnectionClosed
 
 from gatepass.claims import BootDeadline, Claims, Confirmation
 from gatepass.clock import now
+from gatepass.daemon.systemd import Notifier
 from gatepass.tokens import encode_token, header, jwk, thumbprint
 from gatepass_gateway import server
 from gatepass_gateway.config import Settings, resolve
 from gatepass_gateway.schema import File
+from support.manager import WITH_OWN_PID, TestManager
 from support.upstream import (
     IDENTITY_SOURCE,
     OPERATOR_SCOPES,
@@ -155,9 +157,20 @@ class TestGateway:
             yield client
 
 
+def gateway_that_is_down() -> FakeGateway:
+    """Return the gateway behind as it is when nothing listens there."""
+    with socket.create_server(("127.0.0.1", free_port())) as listener:
+        return FakeGateway(listener.getsockname()[1], listener)
+
+
 @asynccontextmanager
 async def running_gateway(
-    directory: Path, *, upstream: FakeGateway | None = None, minter: Minter | None = None, **changes: Any
+    directory: Path,
+    *,
+    upstream: FakeGateway | None = None,
+    minter: Minter | None = None,
+    notifier: Notifier | None = None,
+    **changes: Any,
 ) -> AsyncIterator[TestGateway]:
     """Run a gateway and the proxy before it in this event loop; `changes` go to `gateway_tables`."""
     minter = minter or Minter()
@@ -171,7 +184,7 @@ async def running_gateway(
         started = anyio.Event()
         logs = parts.enter_context(capture_logs())
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(server.run, settings, lambda _: started.set())
+            tasks.start_soon(server.run, settings, lambda _: started.set(), (), notifier)
             with anyio.fail_after(SECONDS):
                 await started.wait()
                 await anyio.lowlevel.checkpoint()
@@ -388,12 +401,15 @@ def acting_as(uid: int) -> Iterator[None]:
 
 
 class GatewayProcess:
-    """The proxy as a process of its own. A context manager: it is killed at the end.
+    """The proxy as a process of its own, started by `manager` if there is one. A context manager: it is killed at the
+    end.
 
     Its log goes to `directory/gateway.log`; `log` reads it.
     """
 
-    def __init__(self, directory: Path, tables: Mapping[str, Any], *options: str) -> None:
+    def __init__(
+        self, directory: Path, tables: Mapping[str, Any], *options: str, manager: TestManager | None = None
+    ) -> None:
         directory.chmod(0o755)
         self.config = directory / "gateway.toml"
         self.config.write_text(to_toml(tables))
@@ -401,6 +417,7 @@ class GatewayProcess:
         self.port: int = tables["listen"]["port"]
         self._log = directory / "gateway.log"
         self._options = options
+        self._manager = manager
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -411,10 +428,14 @@ class GatewayProcess:
     async def start(self) -> Self:
         """Start it and wait until it is ready."""
         command = [sys.executable, "-m", "gatepass_gateway", "--config", str(self.config), *self._options]
+        times_before = self.log.count("ready") if self._log.exists() else 0
+        handed_over: dict[str, Any] = {}
+        if self._manager is not None:
+            command, handed_over = [*WITH_OWN_PID, *command], self._manager.service(watchdog_seconds=30)
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(command, stderr=log, stdout=log)  # noqa: ASYNC220
+            self._process = subprocess.Popen(command, stderr=log, stdout=log, **handed_over)  # noqa: ASYNC220
         limit = time.monotonic() + SECONDS
-        while "ready" not in self.log:
+        while self.log.count("ready") == times_before:
             assert self._process.poll() is None, f"the proxy ended:\n{self.log}"
             assert time.monotonic() < limit, f"the proxy is not ready:\n{self.log}"
             await anyio.sleep(0.02)

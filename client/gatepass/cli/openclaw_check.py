@@ -28,7 +28,7 @@ Exits with 0 if all is well, 6 if something is configured wrongly, else 5 if the
 _EXAMPLES: Final = """\
   gatepass openclaw check
   gatepass openclaw check --json | jq -r '.findings[].cure'
-  OPENCLAW_CONFIG_PATH=/srv/openclaw/openclaw.json gatepass openclaw check --proxy-user gatepass"""
+  OPENCLAW_CONFIG_PATH=/srv/openclaw/openclaw.json gatepass openclaw check --proxy-user proxy"""
 
 _STATUS: Final = {"broker": UNREACHABLE, "proxy_port": FAILURE, "openclaw_port": FAILURE}
 """What is not configured wrongly, but not running."""
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = command_parser("openclaw check", _PURPOSE, _EXAMPLES)
     add_openclaw(parser)
     parser.add_argument(
-        "--proxy-user", metavar="USER", help="who runs the proxy (default: you, root or the account 'gatepass')"
+        "--proxy-user", metavar="USER", help="who runs the proxy (default: you, root or the account 'gatepass-gateway')"
     )
     add_json(parser)
     options = parser.parse_args(arguments)

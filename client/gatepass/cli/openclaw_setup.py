@@ -26,6 +26,7 @@ from gatepass.openclaw_setup.plan import Found, Plan, make_plan
 from gatepass.openclaw_setup.present import change_lines, dotted, shown, steps
 from gatepass.openclaw_setup.record import Record, backup_path
 from gatepass.openclaw_setup.versions import OLDEST, caveat
+from gatepass.openclaw_setup.wishes import ReverseProxy
 from gatepass.paths import SOCKET_VARIABLE
 
 _PURPOSE: Final = f"""\
@@ -45,7 +46,10 @@ _EXAMPLES: Final = """\
   gatepass openclaw setup --loopback-user derek@example.com --write
   gatepass openclaw setup --write --scope operator.read               # local programs may only read
   gatepass openclaw setup --write --reverse-proxy www-data            # nginx on this machine logs people in
+  gatepass openclaw setup --write --reverse-proxy www-data:nginx.service
   gatepass openclaw setup --undo"""
+
+_REVERSE_PROXY: Final = "--reverse-proxy"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -82,11 +86,12 @@ def _command_line() -> Parser:
     )
     parser.add_argument("--user-header", metavar="NAME", help="the identity header (default: made, and unguessable)")
     parser.add_argument(
-        "--reverse-proxy",
-        metavar="USER",
+        _REVERSE_PROXY,
+        metavar="USER[:UNIT]",
         action="append",
         default=[],
-        help="a reverse proxy on this machine that sends the identity header runs as USER; may be repeated",
+        help="a reverse proxy on this machine that sends the identity header runs as USER, and as the systemd service "
+        "UNIT if other programs run as USER too; may be repeated",
     )
     add_json(parser)
     return parser
@@ -161,15 +166,18 @@ def _asked(options: argparse.Namespace, record: Record | None) -> Asked:
         second_port=options.second_port,
         user_header=options.user_header,
         broker_socket=options.socket or os.environ.get(SOCKET_VARIABLE) or None,
-        reverse_proxies=tuple(map(_account, options.reverse_proxy)),
+        reverse_proxies=tuple(map(_reverse_proxy, options.reverse_proxy)),
     )
 
 
-def _account(user: str) -> str | int:
+def _reverse_proxy(text: str) -> ReverseProxy:
+    user, _, unit = text.partition(":")
+    if unit and not unit.endswith(".service"):
+        raise ConfigurationError(f"'{unit}' is not the full name of a service; nginx.service is", where=_REVERSE_PROXY)
     try:
-        return int(user) if user.isdecimal() else pwd.getpwnam(user).pw_name
+        return ReverseProxy(int(user) if user.isdecimal() else pwd.getpwnam(user).pw_name, unit or None)
     except KeyError:
-        raise ConfigurationError(f"there is no user '{user}'", where="--reverse-proxy") from None
+        raise ConfigurationError(f"there is no user '{user}'", where=_REVERSE_PROXY) from None
 
 
 def _refuse_taken(port: int) -> None:

@@ -108,7 +108,9 @@ class Notifier:
         address = f"\0{self._address[1:]}" if self._address.startswith("@") else self._address
         passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to_manager:
-            to_manager.sendmsg([message.encode()], passed, socket.MSG_NOSIGNAL, address)
+            # Who serves does not wait for a manager that is busy; a file is worth waiting for, or it would be lost.
+            waiting = 0 if descriptors else socket.MSG_DONTWAIT
+            to_manager.sendmsg([message.encode()], passed, socket.MSG_NOSIGNAL | waiting, address)
 
 
 class Manager(NamedTuple):

@@ -12,6 +12,7 @@ from gatepass.openclaw_setup.wishes import (
     ADMIN_SCOPE,
     DEFAULT_PORT,
     IDENTITY_SOURCE,
+    ReverseProxy,
     Way,
     Wishes,
     covers_loopback,
@@ -30,7 +31,7 @@ class Asked(NamedTuple):
     second_port: int | None = None
     user_header: str | None = None
     broker_socket: str | None = None
-    reverse_proxies: tuple[str | int, ...] = ()
+    reverse_proxies: tuple[ReverseProxy, ...] = ()
 
 
 class NoUserError(ConfigurationError):
@@ -58,7 +59,7 @@ def choose(root: Node, tables: Mapping[str, Any], asked: Asked, given: Surroundi
     second_port = asked.second_port or _second_port(tables, port)
     if second_port == port:
         raise ConfigurationError(f"OpenClaw and the proxy cannot both have port {port}", where="--second-port")
-    reverse_proxies = asked.reverse_proxies or _reverse_proxies(tables)
+    reverse_proxies = _reverse_proxies(tables, asked)
     header, is_kept = _user_header(root, tables, asked, bool(reverse_proxies), given.random)
     return Wishes(
         user=user,
@@ -169,9 +170,14 @@ def _users(tables: Mapping[str, Any]) -> Mapping[str, Any]:
     return users if isinstance(users, dict) else {}
 
 
-def _reverse_proxies(tables: Mapping[str, Any]) -> tuple[str | int, ...]:
+def _reverse_proxies(tables: Mapping[str, Any], asked: Asked) -> tuple[ReverseProxy, ...]:
+    """Those asked for, else those chosen before. A unit that was named once is kept, also by hand."""
     entries = tables.get("reverse_proxy")
-    return tuple(entry["user"] for entry in entries if "user" in entry) if isinstance(entries, list) else ()
+    listed = [entry for entry in entries if "user" in entry] if isinstance(entries, list) else []
+    before = tuple(ReverseProxy(entry["user"], entry.get("unit")) for entry in listed)
+    units = {proxy.user: proxy.unit for proxy in before}
+    chosen = tuple(ReverseProxy(user, unit or units.get(user)) for user, unit in asked.reverse_proxies)
+    return chosen or before
 
 
 def _strings(value: Json) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from gatepass.openclaw_setup.places import Places
 from gatepass.openclaw_setup.plan import Plan
 from gatepass.replies import Whoami
 
-SYSTEM_ACCOUNT = "gatepass"
+SYSTEM_ACCOUNT = "gatepass-gateway"
 """Runs the proxy where root has installed it."""
 
 

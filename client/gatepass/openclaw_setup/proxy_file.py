@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from gatepass.errors import ConfigurationError
 from gatepass.openclaw_setup.json5 import Json
-from gatepass.openclaw_setup.wishes import IDENTITY_SOURCE, Wishes
+from gatepass.openclaw_setup.wishes import IDENTITY_SOURCE, ReverseProxy, Wishes
 
 _HEAD: Final = """\
 # The gatepass proxy in front of OpenClaw, written by 'gatepass openclaw setup'.
@@ -48,13 +48,17 @@ def wanted_tables(existing: Mapping[str, Any], wishes: Wishes, uid: int) -> dict
     if wishes.broker_socket is not None:
         tables["keys"] = {**_table(existing, "keys"), "broker_socket": wishes.broker_socket}
     if wishes.reverse_proxies:
-        tables["reverse_proxy"] = [{"user": user} for user in wishes.reverse_proxies]
+        tables["reverse_proxy"] = [_reverse_proxy(proxy) for proxy in wishes.reverse_proxies]
     return tables
 
 
 def render(tables: Mapping[str, Any]) -> str:
     """Return the tables as a file."""
     return _HEAD + "".join(_table_lines((), tables))
+
+
+def _reverse_proxy(proxy: ReverseProxy) -> dict[str, Json]:
+    return {"user": proxy.user} if proxy.unit is None else {"user": proxy.user, "unit": proxy.unit}
 
 
 def _table(tables: Mapping[str, Any], name: str) -> Mapping[str, Any]:

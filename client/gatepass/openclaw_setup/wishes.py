@@ -23,6 +23,14 @@ ADMIN_SCOPE: Final = "operator.admin"
 _RANDOM: Final = re.compile(r".*[0-9a-f]{32}\Z")
 
 
+class ReverseProxy(NamedTuple):
+    """A reverse proxy of this machine that sends the identity header, as `[[reverse_proxy]]` names it."""
+
+    user: str | int
+    unit: str | None = None
+    """Its systemd unit, where not everything that runs as the user shall count."""
+
+
 class Wishes(NamedTuple):
     """What somebody wants, with every default filled in."""
 
@@ -41,8 +49,7 @@ class Wishes(NamedTuple):
     only_user: bool
     """Whether nobody but those whom `allowUsers` names may come in."""
     broker_socket: str | None = None
-    reverse_proxies: tuple[str | int, ...] = ()
-    """Users of this machine whose reverse proxy sends the identity header."""
+    reverse_proxies: tuple[ReverseProxy, ...] = ()
     required_headers: tuple[str, ...] = ()
     """OpenClaw's own `requiredHeaders`, which the proxy has to send."""
 

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 import anyio
@@ -16,7 +16,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
 from gatepass.errors import ConfigurationError
-from gatepass_gateway import server, upstream
+from gatepass_gateway import upstream
+from gatepass_gateway.listeners import listeners
 from gatepass_gateway.sock_diag import SockDiag
 from support.gateway import (
     UPGRADE,
@@ -448,8 +449,9 @@ def test_a_port_with_a_strangers_sockets_is_not_listened_on(mark: None) -> None:
         squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         squatter.bind(("127.0.0.1", 0))
     port = squatter.getsockname()[1]
-    with SockDiag() as sock_diag:
+    with SockDiag() as sock_diag, ExitStack() as parts:
         with squatter, pytest.raises(ConfigurationError, match=f"uid {OTHER_UID} holds sockets on port {port}"):
-            server._listener(("127.0.0.1", port), sock_diag)
-        with server._listener(("127.0.0.1", port), sock_diag) as listener:
-            assert listener.getsockname()[1] == port
+            listeners([("127.0.0.1", port)], [], sock_diag, parts)
+        parts.close()
+        [listener] = listeners([("127.0.0.1", port)], [], sock_diag, parts)
+        assert listener.getsockname()[1] == port

@@ -138,6 +138,7 @@ def test_what_openclaw_would_not_take_is_not_written(home: Home) -> None:
         ({}, ("--openclaw", "/nowhere/openclaw"), 6, "'/nowhere/openclaw' is not a command here"),
         ({}, ("--scope", "operator.fly"), 6, "this OpenClaw has no scope 'operator.fly'"),
         ({}, ("--reverse-proxy", "nobody-by-this-name"), 6, "there is no user 'nobody-by-this-name'"),
+        ({}, ("--reverse-proxy", "root:nginx"), 6, "'nginx' is not the full name of a service"),
         ({}, ("--second-port", "99999"), 2, "must be a number between 1 and 65535"),
         ({}, ("--undo",), 2, "either --write or --undo"),
         ({}, ("--discard-changes",), 2, "--discard-changes goes with --undo"),

@@ -16,6 +16,7 @@ from support.gateway import (
     TestGateway,
     bearer,
     eventually,
+    gateway_that_is_down,
     http_client,
     raw_client,
     read_until,
@@ -393,3 +394,14 @@ async def test_a_forwarding_header_can_be_the_identity_header_and_is_sent_once(t
 
         assert behind.requests[0].values("x-forwarded-user") == [USER]
         assert answer.json()["identity"] == USER
+
+
+async def test_a_question_about_the_proxy_itself_is_answered_without_the_gateway_behind(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, upstream=gateway_that_is_down()) as gateway:
+        answer = await gateway.get("*", method="OPTIONS")
+
+        assert (answer.status, answer.body) == (204, b"")
+        assert [entry for entry in gateway.logs if entry["event"] == "refused"] == []
+        assert (await gateway.get("*")).error["code"] == "gatepass_bad_request"
+        assert (await gateway.get("/echo", method="OPTIONS")).error["code"] == "gatepass_upstream_unavailable"
+        assert (await gateway.get("*", (USER_HEADER, USER), method="OPTIONS")).status == 403

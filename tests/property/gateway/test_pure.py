@@ -24,7 +24,7 @@ from gatepass_gateway.headers import Headers, allowed_with_identity, canonical_n
 from gatepass_gateway.no_token import no_token_error
 from gatepass_gateway.refused import RefusedError
 from gatepass_gateway.secret_shape import is_gatepass_shaped
-from gatepass_gateway.trusted_proxy import IdentityPolicy, Request, authenticate
+from gatepass_gateway.trusted_proxy import Client, IdentityPolicy, Request, authenticate
 from gatepass_gateway.verifier import Verifier, key_set
 from support.gateway import ISSUER, Minter
 from support.upstream import USER
@@ -44,9 +44,7 @@ BAD = [
     GOOD.partition(".")[0],
     "gatepass-none.gateway.AAAAAAAAAAAAAAAAAAAAAA",
 ]
-POLICY = IdentityPolicy(
-    b"x-user", b"x-openclaw-scopes", {USER: frozenset({"operator.read", "operator.write"})}, frozenset({900})
-)
+POLICY = IdentityPolicy(b"x-user", b"x-openclaw-scopes", {USER: frozenset({"operator.read", "operator.write"})})
 
 names = st.one_of(
     st.sampled_from(
@@ -71,7 +69,9 @@ def test_through_the_reverse_proxy_the_identity_is_what_the_exact_header_says(
     fields: Headers, secret: str | None
 ) -> None:
     try:
-        identity = authenticate(Request(fields, 900, secret), POLICY, lambda token: verify(900, token))
+        identity = authenticate(
+            Request(fields, Client(900, is_reverse_proxy=True), secret), POLICY, lambda token: verify(900, token)
+        )
     except (RefusedError, TokenError):
         return
     exact = [value for name, value in fields if name == b"x-user"]
@@ -81,7 +81,7 @@ def test_through_the_reverse_proxy_the_identity_is_what_the_exact_header_says(
 @given(headers, uids, st.one_of(st.none(), st.text(max_size=60), st.sampled_from(BAD)))
 def test_without_a_valid_token_there_is_never_an_identity(fields: Headers, uid: int | None, secret: str | None) -> None:
     try:
-        identity = authenticate(Request(fields, uid, secret), POLICY, lambda token: verify(uid, token))
+        identity = authenticate(Request(fields, Client(uid), secret), POLICY, lambda token: verify(uid, token))
     except (RefusedError, TokenError):
         return
     assert identity is None
@@ -94,7 +94,9 @@ def test_an_identity_is_always_the_tokens_and_its_scopes_are_in_all_three_sets(
     fields: Headers, uid: int | None, secret: str | None, requested: frozenset[str] | None
 ) -> None:
     try:
-        identity = authenticate(Request(fields, uid, secret, requested), POLICY, lambda token: verify(uid, token))
+        identity = authenticate(
+            Request(fields, Client(uid), secret, requested), POLICY, lambda token: verify(uid, token)
+        )
     except (RefusedError, TokenError):
         return
     if identity is not None:
@@ -218,7 +220,7 @@ def test_a_first_frame_with_a_bad_token_never_logs_in(frame: dict[str, Any], sec
     connect = read(json.dumps(frame).encode())
     assert connect is not None
     try:
-        authenticate(Request((), UID, connect.secret, connect.scopes), POLICY, lambda token: verify(UID, token))
+        authenticate(Request((), Client(UID), connect.secret, connect.scopes), POLICY, lambda token: verify(UID, token))
     except (RefusedError, TokenError):
         return
     raise AssertionError("a bad token was let through")

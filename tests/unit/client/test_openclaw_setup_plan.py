@@ -13,7 +13,7 @@ from gatepass.errors import ConfigurationError
 from gatepass.openclaw_setup.choose import Asked, NoUserError
 from gatepass.openclaw_setup.json5 import parse
 from gatepass.openclaw_setup.plan import Found, Plan, make_plan
-from gatepass.openclaw_setup.wishes import covers_loopback
+from gatepass.openclaw_setup.wishes import ReverseProxy, covers_loopback
 from gatepass_gateway.config import resolve
 from gatepass_gateway.schema import File
 
@@ -134,13 +134,27 @@ def test_a_name_that_nobody_is_known_to_send_becomes_unguessable() -> None:
 
 
 def test_a_reverse_proxy_of_this_machine_keeps_its_name_and_is_named_to_the_proxy() -> None:
-    made = plan(behind_proxy(trustedProxies=["127.0.0.1"]), reverse_proxies=("www-data", 33))
+    proxies = (ReverseProxy("www-data"), ReverseProxy(33))
+    made = plan(behind_proxy(trustedProxies=["127.0.0.1"]), reverse_proxies=proxies)
     assert written(made)["gateway"]["auth"]["trustedProxy"]["userHeader"] == "x-forwarded-user"
     assert made.tables["reverse_proxy"] == [{"user": "www-data"}, {"user": 33}]
 
 
 def test_a_reverse_proxy_that_is_new_is_told_which_header_to_send() -> None:
-    assert any("calls identity.user_header" in note for note in plan(reverse_proxies=("www-data",)).notes)
+    assert any("calls identity.user_header" in note for note in plan(reverse_proxies=(ReverseProxy("www-data"),)).notes)
+
+
+def test_the_unit_of_a_reverse_proxy_is_written_and_stays_whoever_named_it() -> None:
+    proxies = (ReverseProxy("www-data", "nginx.service"), ReverseProxy("proxy"))
+    text = plan(reverse_proxies=proxies).proxy_text
+    assert tomllib.loads(text)["reverse_proxy"] == [{"user": "www-data", "unit": "nginx.service"}, {"user": "proxy"}]
+    assert make_plan(found(FRESH, text), Asked()).proxy_text == text
+    again = Asked(second_port=19000, reverse_proxies=(ReverseProxy("www-data"),))
+    kept = tomllib.loads(make_plan(found(FRESH, text), again).proxy_text)["reverse_proxy"]
+    assert kept == [{"user": "www-data", "unit": "nginx.service"}]
+    other = Asked(reverse_proxies=(ReverseProxy("www-data", "caddy.service"),))
+    changed = tomllib.loads(make_plan(found(FRESH, text), other).proxy_text)["reverse_proxy"]
+    assert changed == [{"user": "www-data", "unit": "caddy.service"}]
 
 
 def test_where_everybody_may_come_in_it_stays_so() -> None:

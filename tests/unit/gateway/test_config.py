@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from gatepass.errors import ConfigurationError
+from gatepass_gateway.clients import ReverseProxy
 from gatepass_gateway.config import load
 from gatepass_gateway.trusted_proxy import IdentityPolicy
 from support.gateway import gateway_settings, gateway_tables, to_toml
@@ -32,9 +34,8 @@ def test_a_short_file_is_enough(tmp_path: Path) -> None:
 
     assert settings.listen == (("127.0.0.1", 1),)
     assert settings.upstream == (("127.0.0.1", 2), os.geteuid(), "127.0.0.1", "127.7.7.7")
-    assert settings.policy == IdentityPolicy(
-        b"x-user", b"x-openclaw-scopes", {USER: frozenset({"operator.read"})}, frozenset()
-    )
+    assert settings.policy == IdentityPolicy(b"x-user", b"x-openclaw-scopes", {USER: frozenset({"operator.read"})})
+    assert (settings.reverse_proxies, settings.redirected_port) == ((), None)
     assert (settings.audience, settings.client_address) == ("openclaw", b"192.0.0.8")
     assert settings.jwks_file is None
     assert settings.limits.waiting < 32
@@ -58,6 +59,7 @@ def test_a_full_file(tmp_path: Path) -> None:
                 },
                 keys={"jwks_file": "/x/jwks.json", "issuer": "gatepass:x"},
                 device_logins={"users": ["root", 1000]},
+                redirect={"proxy_user": 999},
             ),
         )
     )
@@ -69,6 +71,26 @@ def test_a_full_file(tmp_path: Path) -> None:
     assert settings.fixed_headers == ((b"x-required", b"yes"),)
     assert (settings.jwks_file, settings.issuer) == (Path("/x/jwks.json"), "gatepass:x")
     assert settings.device_login_uids == {0, 1000}
+    assert settings.redirected_port == 2
+
+
+def test_reverse_proxies_are_users_with_or_without_a_unit(tmp_path: Path) -> None:
+    path = write(tmp_path, gateway_tables(2, port=1))
+    with path.open("a") as file:
+        file.write('[[reverse_proxy]]\nuser = "nobody"\n[[reverse_proxy]]\nuser = 33\nunit = "php-fpm@8.2.service"\n')
+    assert load(path).reverse_proxies == (ReverseProxy(65534), ReverseProxy(33, "php-fpm@8.2.service"))
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        *("nginx", "nginx.socket", "system.slice", "session-1.scope", "nginx@.service", ".service", ""),
+        *("system.slice/nginx.service", "../nginx.service", "nginx*.service", "nginx.service\n", "_nginx.service"),
+    ],
+)
+def test_what_is_no_services_full_name_is_not_a_reverse_proxys_unit(unit: str) -> None:
+    with pytest.raises((ConfigurationError, msgspec.ValidationError), match=r"reverse_proxy\[0\]\.unit"):
+        gateway_settings(gateway_tables(2, port=1, reverse_proxy=[{"user": 33, "unit": unit}]))
 
 
 @pytest.mark.parametrize(
@@ -139,8 +161,6 @@ def test_each_fault_is_named_with_its_place(changes: dict[str, Any], where: str)
 
 def _resolve(tables: Mapping[str, Any]) -> None:
     """As `load` does, without a file: TOML in these tests cannot hold everything."""
-    import msgspec
-
     from gatepass.daemon.toml_tables import parse_tables
     from gatepass_gateway.schema import File
 

@@ -8,10 +8,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from gatepass_gateway.sock_diag import SockDiag
+from gatepass_gateway.sock_diag import SockDiag, _cgroup
+from gatepass_gateway.units import hierarchy_root
 from support.gateway import acting_as
 
 OWN = os.geteuid()
@@ -38,7 +40,8 @@ def connected(
 
 
 def uid_at_other_end(diag: SockDiag, accepted: socket.socket) -> int | None:
-    return diag.connection_uid(accepted.getpeername()[:2], accepted.getsockname()[:2])
+    found = diag.connected(accepted.getpeername()[:2], accepted.getsockname()[:2])
+    return None if found is None else found.uid
 
 
 @pytest.mark.parametrize(
@@ -61,8 +64,8 @@ def test_a_connection_that_does_not_exist_has_no_owner_even_if_somebody_listens_
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = listener.getsockname()
 
-        assert sock_diag.connection_uid(address, ("127.0.0.1", 9)) is None
-        assert sock_diag.connection_uid(("127.0.0.1", 9), address) is None
+        assert sock_diag.connected(address, ("127.0.0.1", 9)) is None
+        assert sock_diag.connected(("127.0.0.1", 9), address) is None
 
 
 def test_a_client_that_has_closed_has_no_owner(sock_diag: SockDiag) -> None:
@@ -74,7 +77,7 @@ def test_a_client_that_has_closed_has_no_owner(sock_diag: SockDiag) -> None:
 def test_an_end_that_nobody_has_accepted_yet_has_no_owner(sock_diag: SockDiag) -> None:
     """It is established already, and the kernel says root."""
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
-        assert sock_diag.connection_uid(listener.getsockname(), client.getsockname()) is None
+        assert sock_diag.connected(listener.getsockname(), client.getsockname()) is None
 
 
 @pytest.mark.parametrize("how", [socket.SHUT_WR, socket.SHUT_RDWR])
@@ -89,7 +92,7 @@ def test_a_client_that_was_reset_has_no_owner(sock_diag: SockDiag) -> None:
         peer, here = accepted.getpeername(), accepted.getsockname()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         client.close()
-        assert sock_diag.connection_uid(peer, here) is None
+        assert sock_diag.connected(peer, here) is None
 
 
 def test_a_socket_in_the_hands_of_a_child_still_belongs_to_who_made_it(sock_diag: SockDiag) -> None:
@@ -152,7 +155,7 @@ def test_a_port_that_is_bound_again_has_another_cookie(sock_diag: SockDiag) -> N
 def test_many_questions_use_no_further_files(sock_diag: SockDiag) -> None:
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     for port in range(1, 2_000):
-        sock_diag.connection_uid(("127.0.0.1", port), ("127.0.0.1", 1))
+        sock_diag.connected(("127.0.0.1", port), ("127.0.0.1", 1))
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
@@ -170,3 +173,32 @@ def test_strangers_are_those_who_could_take_a_connection_to_the_address(host: st
         assert sock_diag.strangers_on(("127.0.0.1", port), 33) == set()
     with SockDiag() as sock_diag:
         assert sock_diag.strangers_on(("127.0.0.1", port), 0) == set()
+
+
+def test_a_connection_is_described_with_the_cgroup_that_it_was_made_in(sock_diag: SockDiag) -> None:
+    root = hierarchy_root(Path("/proc/self/mountinfo").read_text())
+    if root is None:
+        pytest.skip("needs cgroup v2")
+    own = Path("/proc/self/cgroup").read_text().partition("0::/")[2].splitlines()[0]
+    with connected(socket.AF_INET, "127.0.0.1") as (client, accepted):
+        found = sock_diag.connected(accepted.getpeername(), accepted.getsockname())
+
+        assert found is not None
+        assert found.inode == os.fstat(client.fileno()).st_ino
+        assert found.cgroup == Path(root, own).stat().st_ino
+
+
+@pytest.mark.parametrize(
+    ("attributes", "cgroup"),
+    [
+        (b"", None),
+        (b"\x06\0\x05\0\x0a\x0b\0\0", None),
+        (b"\x06\0\x05\0\x0a\x0b\0\0" + b"\x0c\0\x15\0" + (7).to_bytes(8, sys.byteorder), 7),
+        (b"\x04\0\x16\0" + b"\x0c\0\x15\0" + (2**40).to_bytes(8, sys.byteorder), 2**40),
+        (b"\0\0\0\0" * 3, None),
+        (b"\x0c\0", None),
+    ],
+    ids=["none", "another", "after another", "after padding", "of no length", "cut off"],
+)
+def test_a_cgroup_that_the_kernel_does_not_tell_is_unknown(attributes: bytes, cgroup: int | None) -> None:
+    assert _cgroup(attributes) == cgroup

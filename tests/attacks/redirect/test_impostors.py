@@ -1,0 +1,138 @@
+"""While the proxy is stopped, nobody who takes its port gets a byte: not even where any user may take that port."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from contextlib import suppress
+
+import pytest
+
+from attacks.redirect.machine import (
+    GAMES,
+    GATEWAY_PORT,
+    PROXY,
+    PROXY_PORT,
+    ROOT,
+    SILENCE,
+    WWW_DATA,
+    Machine,
+    skip_reason,
+)
+
+pytestmark = pytest.mark.skipif(skip_reason() is not None, reason=str(skip_reason()))
+
+TCP_FASTOPEN, TCP_FASTOPEN_NO_COOKIE = 23, 34
+
+
+@pytest.fixture
+def impostor(machine: Machine) -> Machine:
+    """A machine on which another user has the proxy's port."""
+    machine.hush("proxy")
+    machine.listen("impostor", WWW_DATA, "127.0.0.1", PROXY_PORT)
+    machine.listen("impostor", WWW_DATA, "::1", PROXY_PORT)
+    return machine
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("port", [GATEWAY_PORT, PROXY_PORT])
+def test_a_connection_to_whoever_else_listens_there_never_completes(impostor: Machine, address: str, port: int) -> None:
+    assert impostor.dial(GAMES, address, PROXY_PORT) == "impostor"
+    with impostor.redirected():
+        assert [impostor.dial(uid, address, port) for uid in (GAMES, ROOT, WWW_DATA)] == ["nobody"] * 3
+        assert _nobody_has_a_connection(impostor)
+    assert impostor.dial(GAMES, address, PROXY_PORT) == "nobody"
+
+
+@pytest.mark.parametrize("uid", [ROOT, PROXY], ids=["held by root", "the proxy's own"])
+def test_the_proxys_own_socket_is_answered(machine: Machine, uid: int) -> None:
+    """Held by root, as socket units are, while the proxy is stopped and afterwards."""
+    machine.hush("proxy")
+    machine.listen("proxy", uid, "127.0.0.1", PROXY_PORT)
+    with machine.redirected():
+        assert machine.dial(GAMES, "127.0.0.1") == "proxy"
+    assert machine.dial(GAMES, "127.0.0.1", PROXY_PORT) == "proxy"
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::"])
+def test_a_listener_on_every_address_is_not_answered_either(machine: Machine, address: str) -> None:
+    machine.hush("proxy")
+    machine.listen("impostor", WWW_DATA, address, PROXY_PORT)
+    with machine.redirected():
+        assert machine.dial(GAMES, "127.0.0.1" if address == "0.0.0.0" else "::1") == "nobody"
+
+
+@pytest.mark.parametrize("impostor_first", [True, False], ids=["the impostor dials first", "the client dials first"])
+def test_a_simultaneous_open_from_the_proxys_port_never_completes(machine: Machine, impostor_first: bool) -> None:
+    """RFC 9293 section 3.5: two sockets that dial each other are connected, and none of them has listened."""
+    machine.hush("proxy")
+    # What is sent to a port where nobody waits yet must stay unanswered, as it would a moment later.
+    machine.host.nft("table inet late { chain out { type filter hook output priority 0; tcp flags rst drop; }\n}")
+    assert _meet(machine, 40_001, impostor_first) == b"a secret"
+    with machine.redirected():
+        assert _meet(machine, 40_002, impostor_first) == b""
+    assert _meet(machine, 40_003, impostor_first) == b""
+
+
+def _meet(machine: Machine, port: int, impostor_first: bool) -> bytes:
+    """Have an impostor dial a client that dials the proxy; return what the impostor gets of what the client sends."""
+    with machine.host.socket(WWW_DATA) as impostor, machine.host.socket(GAMES) as client:
+        ends = [(impostor, PROXY_PORT, port), (client, port, PROXY_PORT)]
+        for end, own, _ in ends:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            end.bind(("127.0.0.1", own))
+            end.setblocking(False)
+        for end, _, other in ends if impostor_first else reversed(ends):
+            end.connect_ex(("127.0.0.1", other))
+        time.sleep(0.1)
+        with suppress(BlockingIOError, ConnectionError):
+            client.send(b"a secret")
+        time.sleep(SILENCE)
+        with suppress(BlockingIOError, ConnectionError):
+            return impostor.recv(100)
+    return b""
+
+
+@pytest.mark.parametrize(("cookie", "size"), [(True, 20), (True, 150), (False, 150)])
+def test_nothing_is_sent_by_fast_open(impostor: Machine, cookie: bool, size: int) -> None:
+    """It brings data before the handshake. Who listens may ask for no cookie, and no client need ask for one."""
+    impostor.host.sysctl("ipv4/tcp_fastopen", 3)
+    for listener in impostor.listeners["impostor"]:
+        listener.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN, 5)
+        listener.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE, not cookie)
+    if cookie:
+        _send_at_once(impostor, b"the first time there is none", cookie)
+    assert _send_at_once(impostor, bytes(size), cookie)
+    with impostor.redirected():
+        assert _send_at_once(impostor, bytes(size), cookie) == b""
+    assert _send_at_once(impostor, bytes(size), cookie) == b""
+
+
+def test_a_client_with_fast_open_reaches_the_proxy_by_a_second_try(machine: Machine) -> None:
+    with machine.redirected(), machine.host.socket(GAMES) as client:
+        client.settimeout(None)
+        client.sendto(b"hello", socket.MSG_FASTOPEN, ("127.0.0.1", GATEWAY_PORT))
+        taken_by, accepted = machine.accept()
+        with accepted:
+            assert (taken_by, accepted.recv(5, socket.MSG_WAITALL)) == ("proxy", b"hello")
+
+
+def _send_at_once(machine: Machine, data: bytes, cookie: bool) -> bytes:
+    """Dial with data in the first packet; return what arrives of it, before the handshake is tried without."""
+    with machine.host.socket(GAMES) as client:
+        client.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE, not cookie)
+        client.setblocking(False)
+        with suppress(BlockingIOError):
+            client.sendto(data, socket.MSG_FASTOPEN, ("127.0.0.1", PROXY_PORT))
+        if not _nobody_has_a_connection(machine, SILENCE):
+            _, accepted = machine.accept()
+            with accepted:
+                accepted.settimeout(SILENCE)
+                with suppress(TimeoutError):
+                    return accepted.recv(100)
+    return b""
+
+
+def _nobody_has_a_connection(machine: Machine, seconds: float = 0) -> bool:
+    return not select.select(machine.listeners["impostor"], [], [], seconds)[0]
