@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -38,6 +39,8 @@ examples:
       serve the users that the file's [[rule]] tables name
   gatepass-broker --config /etc/gatepass/broker.toml --check-journal
       read the whole journal and say whether a record was changed or removed
+  gatepass-broker install --help
+      how to run it as a service of systemd, with or without OpenClaw behind it
 
 signals:
   SIGHUP reads the file again and keeps the last good one if it is wrong; SIGTERM and SIGINT stop in good order.
@@ -49,15 +52,24 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["install"]:
+        return _install(words[1:])
     parser = daemon_parser("gatepass-broker", _DESCRIPTION, _EXAMPLES)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--config", metavar="FILE", type=Path, help="the configuration, TOML")
     which.add_argument("--loopback-user", metavar="NAME", help="the identity that your own programs get")
     parser.add_argument("--check-journal", action="store_true", help="check every record of the journal and exit")
     _add_personal_options(parser)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(words)
     _check_usage(parser, options)
     return guard("gatepass-broker", "broker", _NEEDED, lambda: _command(options))
+
+
+def _install(arguments: Sequence[str]) -> int:
+    from gatepass_broker.install.cli import main as install  # noqa: PLC0415 - the broker does not need it
+
+    return install(arguments)
 
 
 def _add_personal_options(parser: argparse.ArgumentParser) -> None:

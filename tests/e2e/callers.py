@@ -48,7 +48,8 @@ def http_request(
     headers: Sequence[tuple[str, str]] = (),
     *,
     body: Any = None,
-    source: str = "127.0.0.1",
+    source: str | None = None,
+    host: str = "127.0.0.1",
 ) -> Answer:
     """Send one request from address `source`, byte for byte as given: http.client would refuse what attackers send."""
     data = b"" if body is None else json.dumps(body).encode()
@@ -56,7 +57,8 @@ def http_request(
     if body is not None:
         fields += [("Content-Type", "application/json"), ("Content-Length", str(len(data)))]
     head = "".join(f"{name}: {value}\r\n" for name, value in fields)
-    with socket.create_connection(("127.0.0.1", port), SECONDS, source_address=(source, 0)) as connection:
+    bound = None if source is None else (source, 0)
+    with socket.create_connection((host, port), SECONDS, source_address=bound) as connection:
         connection.sendall(f"{method} {target} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + data)
         response = http.client.HTTPResponse(connection, method=method)
         response.begin()
@@ -79,21 +81,23 @@ def log_in(
     params: Mapping[str, Any] | None = None,
     path: str = "/",
     requests: tuple[tuple[str, dict[str, Any]], ...] = (),
+    host: str = "127.0.0.1",
 ) -> Login:
     """Log in with a connect frame as OpenClaw's CLI sends it, without a device; then call methods."""
     try:
-        with open_websocket(port, headers=headers, path=path) as websocket:
+        with open_websocket(port, headers=headers, path=path, host=host) as websocket:
             return _log_in(websocket, auth, params or {}, requests)
     except InvalidStatus as refused:
         body = (refused.response.body or b"{}").decode()
         return Login(False, {"status": refused.response.status_code, "message": body}, None, [], [])
 
 
-def open_websocket(port: int, *, headers: Mapping[str, str] | None = None, path: str = "/") -> ClientConnection:
+def open_websocket(
+    port: int, *, headers: Mapping[str, str] | None = None, path: str = "/", host: str = "127.0.0.1"
+) -> ClientConnection:
     """Upgrade, and say nothing more."""
-    return connect(
-        f"ws://127.0.0.1:{port}{path}", additional_headers=headers, open_timeout=SECONDS, close_timeout=2, proxy=None
-    )
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return connect(f"ws://{place}{path}", additional_headers=headers, open_timeout=SECONDS, close_timeout=2, proxy=None)
 
 
 def call(websocket: ClientConnection, method: str, params: Mapping[str, Any]) -> dict[str, Any]:

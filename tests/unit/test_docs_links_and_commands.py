@@ -20,7 +20,7 @@ ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = sorted(
     path for folder in (".", "docs", "systemd", "demo", "bench") for path in (ROOT / folder).glob("*.md")
 )
-PROGRAMS: Final = ("gatepass", "gatepass-broker", "gatepass-gateway")
+PROGRAMS: Final = ("gatepass", "gatepass-broker", "gatepass-gateway", "gatepass-redirect")
 ENDS: Final = frozenset({"|", "||", "&&", ";", "&", ">", "<", ">>", "--", "#", ")"})
 """Words after which the arguments of a command are over."""
 STARTS: Final = ENDS | {"$(", "$", "sudo", "exec"}
@@ -32,7 +32,7 @@ class Shown(NamedTuple):
 
     program: str
     command: str
-    """`openclaw setup`; empty for the daemons."""
+    """`openclaw setup`; empty for the daemons, but for `gatepass-broker install`."""
     options: tuple[str, ...]
 
 
@@ -127,7 +127,7 @@ def _shown(program: str, following: list[str]) -> Shown:
         inside += (word == "$(") - (word == ")")
         if not inside and word != ")":
             arguments.append(word)
-    command = _command(arguments) if program == "gatepass" else ""
+    command = _command(arguments) if program == "gatepass" else "install" if arguments[:1] == ["install"] else ""
     options = tuple(word.partition("=")[0] for word in arguments if re.match(r"--?[a-z]", word))
     return Shown(program, command, options)
 

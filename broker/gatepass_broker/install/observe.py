@@ -1,0 +1,108 @@
+"""Looking at the machine: its service manager, its accounts, its interpreter."""
+
+from __future__ import annotations
+
+import ctypes
+import grp
+import os
+import pwd
+import shutil
+import stat
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from gatepass_broker.install.commands import CommandError, run
+from gatepass_broker.install.release import base_interpreter
+
+BOOTED: Final = Path("/run/systemd/system")
+"""There if systemd is the service manager: sd_booted(3)."""
+
+_OUT_OF_REACH: Final = ("/root", "/home", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - not to be written to
+"""What `ProtectHome=` and `PrivateTmp=` of our units hide."""
+
+_IPV6_ADDRESSES: Final = Path("/proc/self/net/if_inet6")
+
+
+class Account(NamedTuple):
+    """A user of this machine."""
+
+    name: str
+    uid: int
+    gid: int
+    home: str
+    groups: tuple[int, ...] = ()
+
+
+def find_account(name: str) -> Account | None:
+    """Return the account of that name."""
+    try:
+        entry = pwd.getpwnam(name)
+    except (KeyError, ValueError):
+        return None
+    groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir, tuple(groups))
+
+
+def find_group(name: str) -> int | None:
+    """Return the gid of a group."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None
+
+
+def loopback_addresses() -> tuple[str, ...]:
+    """Return the addresses of this machine's own that the proxy listens on. Some machines have no IPv6."""
+    try:
+        lines = _IPV6_ADDRESSES.read_text(encoding="ascii").splitlines()
+    except OSError:
+        lines = []
+    has_ipv6 = any(int(line.split()[0], 16) == 1 for line in lines)
+    return ("127.0.0.1", "::1") if has_ipv6 else ("127.0.0.1",)
+
+
+def systemd_version() -> int | None:
+    """Return the version of systemd, None if there is none."""
+    try:
+        words = run("systemctl", "--version").split()
+    except CommandError:
+        return None
+    return int(words[1]) if len(words) > 1 and words[1].isdecimal() else None
+
+
+def has_library(name: str) -> bool:
+    """Whether a shared library can be loaded."""
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
+
+
+def free_bytes(path: Path) -> int:
+    """Return the free space where `path` is or will be."""
+    there = next(entry for entry in (path, *path.parents) if entry.exists())
+    return shutil.disk_usage(there).free
+
+
+def interpreter_faults() -> Iterator[str]:
+    """Yield why services could not run this Python; nothing if they can."""
+    for path in dict.fromkeys((base_interpreter(), Path(sysconfig.get_path("stdlib")).resolve())):
+        if reason := _why_out_of_reach(path):
+            yield (
+                f"{path}: services cannot run this Python: {reason}. Use the system's: `/usr/bin/python3 -m venv DIR`, "
+                "install gatepass there, and run this from DIR/bin"
+            )
+            return
+
+
+def _why_out_of_reach(path: Path) -> str | None:
+    for hidden in _OUT_OF_REACH:
+        if path.is_relative_to(hidden):
+            return f"{hidden} is hidden from them"
+    for entry in (path, *path.parents):
+        if not entry.stat().st_mode & stat.S_IXOTH:
+            return f"others than its owner may not enter or execute {entry}"
+    return None

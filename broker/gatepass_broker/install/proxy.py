@@ -1,0 +1,165 @@
+"""The proxy and the redirect in front of an OpenClaw, and OpenClaw tied to them.
+
+OpenClaw is bound to the redirect: whoever restarts that restarts OpenClaw. So an upgrade leaves the redirect alone
+unless its rules, its unit or its own code are other ones; broker and proxy are restarted, and their sockets stay.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from gatepass.openclaw_setup.listeners import listener_on
+from gatepass_broker.install import files, openclaw, release, services
+from gatepass_broker.install.commands import run, shown
+from gatepass_broker.install.configuration import (
+    check_openclaw_port,
+    from_setup,
+    gateway_tables,
+    gateway_text,
+    read_tables,
+)
+from gatepass_broker.install.layout import GATEWAY_ACCOUNT, GATEWAY_SERVICE, GATEWAY_SOCKET, REDIRECT_SERVICE, Layout
+from gatepass_broker.install.manifest import digest
+from gatepass_broker.install.observe import find_group, loopback_addresses
+from gatepass_broker.install.openclaw import OpenClaw, SetUp
+from gatepass_broker.install.place import Work, make_parents, place
+from gatepass_broker.install.running import enable, ensure, reload
+from gatepass_broker.install.units import WantedFile, openclaw_drop_ins, port_drop_in, shipped
+
+_MODE: Final = 0o640
+"""The name of the identity header is in it, which is for nobody but the proxy."""
+
+_OWN_CODE: Final = ("gatepass_gateway/redirect/*.py", "gatepass/daemon/*.py")
+"""Of the redirect, once it runs; what reads its configuration shows in its rules."""
+
+
+def install_proxy(work: Work, found: OpenClaw, *, is_new_member: bool) -> None:
+    """Set OpenClaw up, and put proxy and redirect in front of it. Raise `GatepassError`, `OSError`.
+
+    `is_new_member` says that its account may ask the broker only since now, which a running OpenClaw does not know.
+    """
+    content = _configure(work, found)
+    redirect = _run(work, content)
+    # Not before the redirect runs: systemd would stop OpenClaw as soon as it knows what that is bound to.
+    tied = openclaw_drop_ins(work.intention.layout, found.unit, found.manager)
+    is_new = _place_all(work, tied, () if found.is_persons else (found.unit, REDIRECT_SERVICE))
+    wanted = None if content is None else services.fingerprint(content, *(file.content for file in tied))
+    taken_along = redirect == "restart" and not is_new
+    is_due = is_new_member or wanted is None or work.intention.manifest.running.get(found.unit) != wanted
+    if found.is_persons and is_due:
+        _tell_person(work, found, is_new_member=is_new_member)
+    elif is_due and not taken_along:
+        _restart_openclaw(work, found, is_sure=wanted is not None)
+    if wanted is not None:
+        work.intention.manifest.running[found.unit] = wanted
+    units = (GATEWAY_SOCKET, GATEWAY_SERVICE, REDIRECT_SERVICE)
+    work.steps.do(f"look whether {', '.join(units)} are active", lambda: services.check_active(*units))
+
+
+def _run(work: Work, content: bytes | None) -> str:
+    """Have proxy and redirect run with a configuration (None: not known in a rehearsal).
+
+    Return what was done to the redirect.
+    """
+    port = port_drop_in(work.intention.layout, work.intention.request, loopback_addresses())
+    _place_all(work, port, (GATEWAY_SOCKET,))
+    enable(work, GATEWAY_SOCKET, REDIRECT_SERVICE)
+    ensure(work, GATEWAY_SOCKET, services.fingerprint(shipped(GATEWAY_SOCKET), *(file.content for file in port)))
+    ensure(work, GATEWAY_SERVICE, _of_gateway(work, content))
+    return ensure(work, REDIRECT_SERVICE, _of_redirect(work, content))
+
+
+def _place_all(work: Work, wanted: tuple[WantedFile, ...], units: tuple[str, ...]) -> bool:
+    """Put the drop-ins of `units` in their places. Return whether any was new."""
+    changed = [place(work, path, content) for path, content in wanted]
+    reload(work, *units, is_due=any(changed))
+    return any(changed)
+
+
+def _configure(work: Work, found: OpenClaw) -> bytes | None:
+    """Make both configurations, OpenClaw's and the proxy's. Return the proxy's; None in a rehearsal."""
+    layout, request = work.intention.layout, work.intention.request
+    work.intention.manifest.openclaw_set_up = True
+    work.note()
+    made: list[SetUp] = []
+    command = shown(("gatepass", *openclaw.setup_arguments(found, request), "--write"))
+    work.steps.do(f"as {found.account.name}: {command}", lambda: made.append(openclaw.set_up(layout, found, request)))
+    if not made:
+        work.steps.do(f"write {layout.gateway_config} from what that has chosen", lambda: None)
+        return None
+    for note in made[0].notes:
+        work.steps.note(note)
+    content = _proxy_text(work, found, made[0].proxy_text)
+    _place_configuration(work, content)
+    return content
+
+
+def _proxy_text(work: Work, found: OpenClaw, written: str) -> bytes:
+    path, request, uid = work.intention.layout.gateway_config, work.intention.request, found.account.uid
+    chosen = from_setup(written, str(request.loopback_user))
+    listener = listener_on(chosen.openclaw_port)
+    check_openclaw_port(chosen.openclaw_port, request, uid, listener.uid if listener else None)
+    existing = files.read(path)
+    before = read_tables(existing, str(path))
+    tables = gateway_tables(before, chosen, request, uid, loopback_addresses())
+    return gateway_text(existing, tables, before)
+
+
+def _place_configuration(work: Work, content: bytes) -> None:
+    layout, path = work.intention.layout, work.intention.layout.gateway_config
+    group, noted = find_group(GATEWAY_ACCOUNT), work.intention.manifest.files
+    if files.is_as(path, content, _MODE, group):
+        return
+    make_parents(work, path)
+    _check(layout, content)
+    if not path.exists() or str(path) in noted:
+        noted[str(path)] = digest(content)
+        work.note()
+    else:
+        work.steps.note(f"{path} was there before, and stays when gatepass is removed")
+    work.steps.do(f"write {path}", lambda: files.write(path, content, _MODE, group))
+
+
+def _check(layout: Layout, content: bytes) -> None:
+    """Have both programs look at a configuration before it becomes theirs. Raise `CommandError`."""
+    staged = files.stage(layout.gateway_config, content, 0o600)
+    try:
+        for command in ("gatepass-gateway", "gatepass-redirect"):
+            run(layout.command(command), "--config", staged, "--check")
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def _of_gateway(work: Work, content: bytes | None) -> str | None:
+    name = work.intention.blueprint.name
+    return None if content is None else services.fingerprint(name, shipped(GATEWAY_SERVICE), content)
+
+
+def _of_redirect(work: Work, content: bytes | None) -> str | None:
+    """What the redirect runs: its rules, its unit and its code, and none of the rest of the release."""
+    if content is None:
+        return None
+    layout = work.intention.layout
+    rules = run(layout.command("gatepass-redirect"), "--config", layout.gateway_config, "--print")
+    packages = release.site_packages(layout.current)
+    code = [path.read_bytes() for pattern in _OWN_CODE for path in sorted(packages.glob(pattern))]
+    return services.fingerprint(rules, shipped(REDIRECT_SERVICE), *code)
+
+
+def _restart_openclaw(work: Work, found: OpenClaw, *, is_sure: bool) -> None:
+    if services.state(found.unit).running:
+        unless = "" if is_sure else " (unless its configuration has not changed)"
+        work.steps.do(f"systemctl restart {found.unit}{unless}", lambda: services.change("restart", found.unit))
+    else:
+        work.steps.note(f"{found.unit} does not run: start it; from now on it is started with the redirect too")
+
+
+def _tell_person(work: Work, found: OpenClaw, *, is_new_member: bool) -> None:
+    """What a person's own manager runs is theirs to restart."""
+    if not openclaw.has_manager(found):
+        return
+    name, again = found.account.name, partial(openclaw.tell_persons_manager, found, "daemon-reload")
+    work.steps.do(f"as {name}: systemctl --user daemon-reload", again)
+    if not is_new_member:  # who is has been told to restart more than this
+        work.steps.note(f"{name} has to restart OpenClaw: systemctl --user restart {found.unit}")

@@ -1,0 +1,84 @@
+"""The units that come with gatepass, where they go, and whether they fit what install writes beside them."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from gatepass_broker.install.configuration import broker_text
+from gatepass_broker.install.layout import BROKER_SOCKETS, GATEWAY_SOCKET, Layout
+from gatepass_broker.install.request import Request
+from gatepass_broker.install.units import accounts_file, openclaw_drop_ins, port_drop_in, shipped, unit_files
+
+LAYOUT = Layout()
+BOTH = ("127.0.0.1", "::1")
+
+
+def directives(unit: str) -> dict[str, str]:
+    """The directives of a unit; of one that is repeated, the last."""
+    lines = shipped(unit).decode().splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+
+
+def test_a_broker_alone_has_its_own_units_and_no_other() -> None:
+    names = {file.path.name for file in unit_files(LAYOUT, Request(users=("derek",)))}
+    assert names == {*BROKER_SOCKETS, "gatepass-broker.service"}
+
+
+def test_with_openclaw_there_are_proxy_and_redirect_too() -> None:
+    files = unit_files(LAYOUT, Request(openclaw_user="derek"))
+    assert len(files) == 6
+    assert {file.path.parent for file in files} == {Path("/usr/local/lib/systemd/system")}
+    assert accounts_file(LAYOUT).path == Path("/usr/local/lib/sysusers.d/gatepass.conf")
+
+
+def test_services_run_the_release_in_use_with_the_configuration_that_install_writes() -> None:
+    for name, config in (("broker", "broker"), ("gateway", "gateway"), ("redirect", "gateway")):
+        started = directives(f"gatepass-{name}.service")["ExecStart"]
+        assert started == f"/opt/gatepass/current/bin/gatepass-{name} --config /etc/gatepass/{config}.toml"
+
+
+def test_the_brokers_configuration_agrees_with_its_socket_units() -> None:
+    sockets = tomllib.loads(broker_text(Request(loopback_user="d", users=("d",))))["socket"]
+    for name, table in zip(BROKER_SOCKETS, sockets, strict=True):
+        section = directives(name)
+        found = (section["ListenStream"], section["SocketMode"], section["SocketUser"], section["SocketGroup"])
+        assert found == (table["path"], table["mode"], table["owner"], table["group"])
+
+
+def test_the_usual_port_needs_no_drop_in() -> None:
+    listened = shipped(GATEWAY_SOCKET).decode()
+    assert "ListenStream=127.0.0.1:789" in listened
+    assert "ListenStream=[::1]:789" in listened
+    assert port_drop_in(LAYOUT, Request(), BOTH) == ()
+
+
+@pytest.mark.parametrize(
+    ("port", "addresses", "lines"),
+    [
+        (790, BOTH, ["ListenStream=", "ListenStream=127.0.0.1:790", "ListenStream=[::1]:790"]),
+        (None, ("127.0.0.1",), ["ListenStream=", "ListenStream=127.0.0.1:789"]),
+    ],
+)
+def test_another_port_or_a_machine_without_ipv6_has_a_drop_in(
+    port: int | None, addresses: tuple[str, ...], lines: list[str]
+) -> None:
+    ((path, content),) = port_drop_in(LAYOUT, Request(port=port), addresses)
+    assert path == Path("/etc/systemd/system/gatepass-gateway.socket.d/port.conf")
+    assert content.decode().splitlines() == ["[Socket]", *lines]
+
+
+def test_a_system_unit_of_openclaws_is_tied_to_the_redirect_both_ways() -> None:
+    bound, back = openclaw_drop_ins(LAYOUT, "claw.service", "system")
+    assert bound.path == Path("/etc/systemd/system/claw.service.d/gatepass.conf")
+    assert b"BindsTo=gatepass-redirect.service" in bound.content
+    assert back.path == Path("/etc/systemd/system/gatepass-redirect.service.d/openclaw.conf")
+    assert back.content == b"[Unit]\nWants=claw.service\n"
+
+
+def test_a_persons_own_unit_cannot_depend_on_the_systems_and_looks_itself() -> None:
+    ((path, content),) = openclaw_drop_ins(LAYOUT, "claw.service", "person")
+    assert path == Path("/etc/systemd/user/claw.service.d/gatepass.conf")
+    assert b"ExecStartPre=" in content
