@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from e2e.callers import Answer, http_request
+from e2e.callers import Answer, Login, http_request, log_in
 from e2e.machine import BridgeContainer, Machine
 from e2e.network import run_in_network
 from e2e.openclaw_instance import Account
@@ -19,6 +19,7 @@ pid /run/nginx.pid;
 events {{}}
 http {{
     access_log off;
+    map $http_upgrade $connection_upgrade {{ default upgrade; "" close; }}
     # Stands for oauth2-proxy: it knows one session.
     server {{
         listen unix:/run/authority.sock;
@@ -45,6 +46,8 @@ http {{
             proxy_set_header {header} $email;
             proxy_set_header X-Forwarded-For $remote_addr;
             proxy_set_header Authorization "";
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection $connection_upgrade;
         }}
     }}
 }}
@@ -63,6 +66,11 @@ class Nginx:
         self.machine.write("/etc/nginx/nginx.conf", config)
         self.machine.systemctl("enable", "nginx.service")
         self.machine.systemctl("restart", "nginx.service")
+
+    def log_in(self, container: BridgeContainer) -> Login:
+        """Open a WebSocket session from elsewhere, as Alice's browser does."""
+        session = partial(log_in, PUBLIC_PORT, None, headers={"Cookie": SESSION}, host=container.host_address)
+        return run_in_network(container.namespace, Account(4243, 4243), session)
 
     def ask(self, container: BridgeContainer, headers: list[tuple[str, str]]) -> Answer:
         """Send a request from elsewhere, as a person's browser does."""

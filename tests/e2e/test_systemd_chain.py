@@ -158,6 +158,9 @@ def test_a_person_comes_in_through_nginx_as_before(chain: Chain) -> None:
         # What the client says about itself is replaced, not believed.
         forged = [("Cookie", SESSION), (chain.user_header, USER)]
         assert chain.nginx.ask(container, forged).status == 200
+        login = chain.nginx.log_in(container)
+        assert login.ok, login.error
+        assert f"user={ALICE}" in chain.machine.journal(OPENCLAW_UNIT)
 
 
 def test_with_nginx_stopped_nobody_else_can_be_it(chain: Chain) -> None:
