@@ -10,6 +10,7 @@ from gatepass_broker.install.commands import run
 from gatepass_broker.install.configuration import broker_text
 from gatepass_broker.install.files import read
 from gatepass_broker.install.layout import BROKER_SERVICE, BROKER_SOCKET, BROKER_SOCKETS, LINKED
+from gatepass_broker.install.manifest import digest
 from gatepass_broker.install.place import Work, place, place_link, remove_stale
 from gatepass_broker.install.proxy import install_proxy
 from gatepass_broker.install.running import enable, ensure, reload
@@ -72,8 +73,8 @@ def _configure_broker(work: Work) -> None:
     content, found = broker_text(work.intention.request).encode(), read(path)
     if found is None:
         place(work, path, content)
-    elif found != content:
-        work.steps.note(f"{path} is yours and stays as it is; what you asked for now did not change it")
+    elif work.intention.manifest.files.get(str(path)) != digest(content):
+        work.steps.note(f"{path} is yours and stays as it is; whom you name now needs a [[rule]] there")
     command = layout.releases / work.intention.blueprint.name / "bin" / "gatepass-broker"
     work.steps.do(f"check {path}", lambda: run(command, "--config", path, "--check"))
 
@@ -88,9 +89,11 @@ def _switch(work: Work) -> None:
 
 def _place_units(work: Work) -> None:
     layout, wanted = work.intention.layout, unit_files(work.intention.layout, work.intention.request)
-    changed = [place(work, path, content) for path, content in wanted]
+    changed = [file.path.name for file in wanted if place(work, *file)]
+    for unit in changed:  # whatever it was, and whatever runs now
+        work.intention.manifest.running.pop(unit, None)
     kept = {layout.broker_config, layout.gateway_config, *(file.path for file in work.intention.files)}
-    is_due = any((*changed, remove_stale(work, kept)))
+    is_due = remove_stale(work, kept) or bool(changed)
     reload(work, *(file.path.name for file in wanted), is_due=is_due)
 
 
@@ -100,6 +103,8 @@ def _add_members(work: Work) -> list[str]:
     added = [name for name in work.intention.request.accounts if not accounts.is_member(name)]
     for name in added:
         noted.members = [*dict.fromkeys((*noted.members, name))]
+        if (found := work.intention.openclaw) is not None and found.account.name == name:
+            noted.running.pop(found.unit, None)  # it runs without the group
         work.note()
         work.steps.do(f"put {name} into the group that may ask", partial(accounts.add_member, name))
         work.steps.note(_not_yet_a_member(work, name))

@@ -89,6 +89,8 @@ class SetUp(NamedTuple):
     proxy_text: str
     """The proxy's configuration, as OpenClaw's account has written it."""
     notes: tuple[str, ...]
+    is_new: bool
+    """Whether OpenClaw's own configuration was changed."""
 
 
 def setup_arguments(openclaw: OpenClaw, request: Request) -> tuple[str, ...]:
@@ -114,10 +116,10 @@ def set_up(layout: Layout, openclaw: OpenClaw, request: Request) -> SetUp:
     try:
         answer = json.loads(done.stdout)
         path = _proxy_file(answer)
-        notes = tuple(printable(str(note)) for note in answer["notes"])
+        notes, is_new = tuple(printable(str(note)) for note in answer["notes"]), bool(answer["changes"])
     except (ValueError, KeyError, TypeError, StopIteration):
         raise CommandError(f"'gatepass openclaw setup' answered what it should not: {_said(done)}") from None
-    return SetUp(read_as(layout, openclaw, path), notes)
+    return SetUp(read_as(layout, openclaw, path), notes, is_new)
 
 
 def read_as(layout: Layout, openclaw: OpenClaw, path: str) -> str:

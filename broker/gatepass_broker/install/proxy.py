@@ -37,16 +37,16 @@ _OWN_CODE: Final = ("gatepass_gateway/redirect/*.py", "gatepass/daemon/*.py")
 def install_proxy(work: Work, found: OpenClaw, *, is_new_member: bool) -> None:
     """Set OpenClaw up, and put proxy and redirect in front of it. Raise `GatepassError`, `OSError`.
 
-    `is_new_member` says that its account may ask the broker only since now, which a running OpenClaw does not know.
+    `is_new_member` says that its account may ask the broker only since now, and has been told what that takes.
     """
     content = _configure(work, found)
     redirect = _run(work, content)
     # Not before the redirect runs: systemd would stop OpenClaw as soon as it knows what that is bound to.
     tied = openclaw_drop_ins(work.intention.layout, found.unit, found.manager)
     is_new = _place_all(work, tied, () if found.is_persons else (found.unit, REDIRECT_SERVICE))
-    wanted = None if content is None else services.fingerprint(content, *(file.content for file in tied))
+    wanted = None if content is None else services.fingerprint(*(file.content for file in tied))
     taken_along = redirect == "restart" and not is_new
-    is_due = is_new_member or wanted is None or work.intention.manifest.running.get(found.unit) != wanted
+    is_due = wanted is None or work.intention.manifest.running.get(found.unit) != wanted
     if found.is_persons and is_due:
         _tell_person(work, found, is_new_member=is_new_member)
     elif is_due and not taken_along:
@@ -88,6 +88,9 @@ def _configure(work: Work, found: OpenClaw) -> bytes | None:
     if not made:
         work.steps.do(f"write {layout.gateway_config} from what that has chosen", lambda: None)
         return None
+    if made[0].is_new:  # OpenClaw has to be restarted for that, if not by this run then by the next
+        work.intention.manifest.running.pop(found.unit, None)
+        work.note()
     for note in made[0].notes:
         work.steps.note(note)
     content = _proxy_text(work, found, made[0].proxy_text)

@@ -34,7 +34,8 @@ class UnitError(GatepassError):
 
     def __init__(self, unit: str, reason: str) -> None:
         said = printable(_journal(unit)).rstrip()
-        super().__init__(ErrorCode.INTERNAL, f"{unit} does not run. {reason}. The end of its journal:\n{said}")
+        why = f"; the end of its journal:\n{said}" if said else f": {reason}"
+        super().__init__(ErrorCode.INTERNAL, f"{unit} does not run{why}")
 
 
 def systemctl(*arguments: str) -> str:

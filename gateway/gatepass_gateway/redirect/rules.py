@@ -15,6 +15,9 @@ HELD: Final = "gatepass"
 GUARD: Final = "gatepass_guard"
 """The table that stays when its holder ends, however it ends."""
 
+FIRST_FILTER: Final = "leaving"
+"""The chain with which the part begins that both tables have."""
+
 Network = IPv4Network | IPv6Network
 
 
@@ -79,7 +82,7 @@ def _filter(settings: RedirectSettings) -> str:
     gateway, proxy, uid = settings.gateway_port, settings.proxy_port, settings.proxy_uid
     # Priority 1000 is after whatever others do to a packet.
     return f"""
-	chain leaving {{
+	chain {FIRST_FILTER} {{
 		type filter hook output priority 1000; policy accept;
 		tcp dport {gateway} {_OPENING} jump to_gateway
 		tcp dport {proxy} {_OPENING} jump to_proxy

@@ -9,7 +9,15 @@ from typing import Final, NoReturn, Self
 
 from gatepass.errors import ErrorCode, GatepassError
 from gatepass_gateway.redirect.nft import Nft, NftError
-from gatepass_gateway.redirect.rules import GUARD, HELD, RedirectSettings, both_tables, guard_table, no_guard
+from gatepass_gateway.redirect.rules import (
+    FIRST_FILTER,
+    GUARD,
+    HELD,
+    RedirectSettings,
+    both_tables,
+    guard_table,
+    no_guard,
+)
 
 _OWNED: Final = re.compile(r"^\s*flags [a-z,]*\bowner\b", re.MULTILINE)
 _HOLDERS_NAME: Final = re.compile(r" # progname .*")
@@ -46,19 +54,19 @@ class Tables:
             # Apart, because nothing may ever happen to the first one's socket: it owns a table.
             self._holder, self._nft = contexts.enter_context(Nft()), contexts.enter_context(Nft())
             self._make()
-            self._held, self._guard = self._listing(HELD), self._listing(GUARD)
-            if self._held is None or not _OWNED.search(self._held):
+            self._held = _listing(self._nft, HELD) or ""
+            if not _OWNED.search(self._held):
                 raise LostError
+            self._guard = _guard_beside(self._held)
             self._contexts = contexts.pop_all()
 
     def keep(self) -> bool:
         """Make the guard again if it is not what it was; return whether that was so. Raise `LostError`, `NftError`."""
-        if self._listing(HELD) != self._held:
+        if _listing(self._nft, HELD) != self._held:
             raise LostError
-        if self._guard is not None and self._listing(GUARD) == self._guard:
+        if _listing(self._nft, GUARD) == self._guard:
             return False
         self._nft.run(guard_table(self._settings))
-        self._guard = self._listing(GUARD)
         return True
 
     def close(self) -> None:
@@ -80,9 +88,6 @@ class Tables:
         except NftError as error:
             _explain(error)
 
-    def _listing(self, table: str) -> str | None:
-        return _listing(self._nft, table)
-
 
 def remove_guard() -> None:
     """Take the guard away. Raise `GatepassError`, also where a holder would make it again."""
@@ -99,6 +104,15 @@ def _listing(nft: Nft, table: str) -> str | None:
         if error.is_missing:
             return None
         raise
+
+
+def _guard_beside(held: str) -> str:
+    """Return how the guard is listed, which is what the held table has besides the redirect.
+
+    Not from a listing of the guard itself: between its making and that, others may have changed it.
+    """
+    chain = f"\tchain {FIRST_FILTER} {{\n"
+    return f"table inet {GUARD} {{\n{chain}{held.partition(chain)[2]}"
 
 
 def _refuse_second(nft: Nft) -> None:

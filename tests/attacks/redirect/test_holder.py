@@ -70,6 +70,7 @@ def test_no_other_program_takes_or_changes_the_table_that_is_held(machine: Machi
         with machine.host.entered():
             subprocess.run(["nft", "-f", "-"], input=attempt, text=True, check=False, capture_output=True)
         assert dialled(machine) == REDIRECTED
+        assert machine.dial_from_container(HOST_V4) == "refused"  # even where the guard went with it
         with machine.host.entered():
             tables.keep()
 
