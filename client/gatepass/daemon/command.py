@@ -19,8 +19,8 @@ FAILURE: Final = 1
 MISCONFIGURED: Final = 6
 
 
-def daemon_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    """Return a parser with the options that every daemon has."""
+def daemon_parser(prog: str, description: str, epilog: str, *, has_loop: bool = True) -> argparse.ArgumentParser:
+    """Return a parser with the options that every daemon has; `has_loop` says whether it has an event loop."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description=description,
@@ -30,12 +30,13 @@ def daemon_parser(prog: str, description: str, epilog: str) -> argparse.Argument
     )
     parser.add_argument("--version", action="version", version=f"{prog} {version('gatepass')}")
     parser.add_argument("--check", action="store_true", help="check the configuration and exit")
-    parser.add_argument(
-        "--loop",
-        choices=("auto", "asyncio", "uvloop"),
-        default="auto",
-        help="event loop (default: uvloop where it is installed)",
-    )
+    if has_loop:
+        parser.add_argument(
+            "--loop",
+            choices=("auto", "asyncio", "uvloop"),
+            default="auto",
+            help="event loop (default: uvloop where it is installed)",
+        )
     parser.add_argument("--log-format", choices=("logfmt", "json"), default="logfmt", help="form of the log on stderr")
     return parser
 

@@ -45,7 +45,7 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = daemon_parser("gatepass-redirect", _DESCRIPTION, _EXAMPLES)
+    parser = daemon_parser("gatepass-redirect", _DESCRIPTION, _EXAMPLES, has_loop=False)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", metavar="FILE", type=Path, help="the proxy's configuration, TOML")
     what.add_argument("--remove", action="store_true", help="remove the guard and exit")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,14 @@ pytestmark = [
 ]
 
 MADE = ("/opt/gatepass", "/etc/gatepass", "/usr/local/lib/sysusers.d/gatepass.conf", "/run/gatepass-install.lock")
+
+
+@pytest.fixture(autouse=True)
+def _one_at_a_time() -> Iterator[None]:
+    """The command itself refuses to run beside another one, which a test beside this one may have started."""
+    with (Path(tempfile.gettempdir()) / "gatepass-tests-install.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def test_everything_that_stands_against_it_is_said_at_once(fresh: Installer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,8 @@ def test_one_that_runs_is_kept(layout: Layout) -> None:
     # As the kernel starts the interpreter that a command names in its first line.
     command = [str(layout.releases / "1-a" / "bin" / "python"), "-"]
     with subprocess.Popen(command, executable="/bin/cat", stdin=subprocess.PIPE) as process:
+        while not Path(f"/proc/{process.pid}/cmdline").read_bytes():  # the kernel is not done with its start
+            time.sleep(0.001)
         assert release.dispensable(layout) == []
         process.communicate(timeout=10)
     assert [path.name for path in release.dispensable(layout)] == ["1-a"]
