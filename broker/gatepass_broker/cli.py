@@ -105,6 +105,11 @@ def _command(options: argparse.Namespace) -> int:
 
     manager = Manager.from_environment()
     harden()
+    with manager.slow_to_fail():
+        return _run_or_check(options, manager)
+
+
+def _run_or_check(options: argparse.Namespace, manager: Manager) -> int:
     load = _loader(options)
     settings = load()
     if options.check:

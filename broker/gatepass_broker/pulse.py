@@ -16,8 +16,8 @@ from gatepass.frames import MAX_FRAME, FrameDecoder, encode_frame
 from gatepass.messages import Request, StatusRequest, request_message
 from gatepass_broker.connection import Connection, House
 
-BEATS: Final = 3
-"""In the time that the watchdog allows: one may come late, or fail, before the service is killed."""
+BEATS: Final = 4
+"""In the time that the watchdog allows: two in a row may fail before the service is killed."""
 
 STATUS_SECONDS: Final = 10.0
 """Between two looks at the status where there is no watchdog."""
@@ -34,12 +34,13 @@ async def keep_manager_informed(notifier: Notifier, house: House, status: Callab
     interval = STATUS_SECONDS if notifier.watchdog_seconds is None else notifier.watchdog_seconds / BEATS
     told = ""
     while True:
+        next_beat = anyio.current_time() + interval  # what a beat takes is not added to the pause
         if await _answers(house, interval):
             notifier.alive()
         if (now := status()) != told:
             told = now
             notifier.status(told)
-        await anyio.sleep(interval)
+        await anyio.sleep_until(next_beat)
 
 
 async def _answers(house: House, seconds: float) -> bool:

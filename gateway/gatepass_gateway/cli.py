@@ -55,17 +55,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command(options: argparse.Namespace) -> int:
     # Imported late, so that --help works and a missing extra is explained.
     from gatepass.daemon.process import harden  # noqa: PLC0415
-    from gatepass.daemon.systemd import Notifier, inherited_descriptors  # noqa: PLC0415
+    from gatepass.daemon.systemd import Manager  # noqa: PLC0415
     from gatepass_gateway.config import load  # noqa: PLC0415
     from gatepass_gateway.server import run  # noqa: PLC0415
 
-    inherited, notifier = inherited_descriptors(), Notifier.from_environment()
+    manager = Manager.from_environment()
     harden()
-    settings = load(options.config)
-    if options.check:
-        print(f"{settings.source}: no fault found; identities: {len(settings.policy.users)}")
-        return DONE
-    return serve(options, run, settings, _ready, inherited, notifier)
+    with manager.slow_to_fail():
+        settings = load(options.config)
+        if options.check:
+            print(f"{settings.source}: no fault found; identities: {len(settings.policy.users)}")
+            return DONE
+        return serve(options, run, settings, _ready, manager.inherited, manager.notifier)
 
 
 def _ready(settings: Settings) -> None:

@@ -109,6 +109,19 @@ def test_a_broker_that_hangs_is_killed_by_the_watchdog_and_is_back(machine: Mach
     assert machine.run("gatepass", "verify", user="derek", stdin=token).returncode == 0
 
 
+def test_a_wrong_configuration_with_clients_waiting_is_no_restart_loop(machine: Machine) -> None:
+    good = machine.read("/etc/gatepass/broker.toml")
+    machine.write("/etc/gatepass/broker.toml", "[broker\n")
+    machine.systemctl("restart", BROKER, check=False)
+    waiting = machine.popen("gatepass", "token", "--timeout", "30", user="derek")
+    seen = machine.journal(BROKER).count("this is not TOML")
+    time.sleep(6)
+    assert machine.journal(BROKER).count("this is not TOML") - seen <= 3
+    machine.write("/etc/gatepass/broker.toml", good)
+    machine.systemctl("start", BROKER)
+    assert waiting.communicate(timeout=40)[0].count(".") == 2  # it was patient, and was served
+
+
 def test_keys_from_an_encrypted_credential_survive_a_stop(machine: Machine) -> None:
     """A stop empties the file-descriptor store. What is encrypted for this host is there again."""
     machine.shell(

@@ -114,6 +114,17 @@ def test_what_stands_in_the_way_is_told_at_once_and_nothing_is_changed() -> None
         assert everything(machine) == before
 
 
+def test_an_environment_that_others_can_change_is_not_installed_from() -> None:
+    with Machine("bookworm") as machine:
+        machine.boot()
+        machine.add_user("mallory")
+        prepare_installer(machine)
+        machine.run("chown", "mallory:", INSTALLER)
+        refused = install(machine, "--loopback-user", USER, "--user", "root", "--dry-run", check=False)
+        assert refused.returncode == 6
+        assert f"{INSTALLER}: it belongs to uid" in refused.stderr
+
+
 @pytest.fixture(scope="module", params=["bookworm", "trixie"])
 def persons(request: pytest.FixtureRequest, openclaw_install: OpenClawInstall) -> Iterator[PersonsOpenClaw]:
     with Machine(request.param, openclaw=openclaw_install) as machine:

@@ -76,14 +76,18 @@ class TestManager:
 
         return {"env": environment, "preexec_fn": put_in_place, "close_fds": False}
 
-    def listen(self, wanted: str, seconds: float = 20) -> dict[str, str]:
-        """Wait for a message with the assignment `wanted`, such as `READY=1`, and return it."""
+    def listen(self, wanted: str, seconds: float = 20, *, prefix: bool = False) -> dict[str, str]:
+        """Wait for a message with the assignment `wanted`, such as `READY=1`, and return it.
+
+        With `prefix`, the value may go on after that.
+        """
         key, _, value = wanted.partition("=")
         seen = 0
         deadline = time.monotonic() + seconds
         while True:
             for message in self.told[seen:]:
-                if message.get(key) == value:
+                said = message.get(key)
+                if said == value or (prefix and said and said.startswith(value)):
                     self.told = self.told[self.told.index(message) + 1 :]
                     return message
             seen = len(self.told)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pwd
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from gatepass.daemon.safe_paths import check_directory
@@ -49,6 +51,8 @@ def system_problems() -> Iterator[str]:
     yield from interpreter_faults()
     if os.geteuid() != 0:
         yield "only root can install services: run this with sudo"
+    else:  # what lies beside this command runs as root, now and as a service
+        yield from _error(check_directory, Path(sys.prefix))
     if not BOOTED.is_dir():
         yield "this machine was not booted with systemd; start gatepass-broker and gatepass-gateway by hand, see --help"
         return

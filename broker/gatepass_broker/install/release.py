@@ -153,7 +153,7 @@ def _running(layout: Layout) -> Iterator[str]:
             continue
         path = Path(os.fsdecode(program))
         if path.is_relative_to(layout.releases):
-            yield path.relative_to(layout.releases).parts[0]
+            yield from path.relative_to(layout.releases).parts[:1]  # anybody may call a program by any name
 
 
 def remove(directory: Path) -> None:

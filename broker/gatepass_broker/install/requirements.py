@@ -114,8 +114,8 @@ def _refuse_editable(entry: Distribution) -> None:
     if direct is not None and json.loads(direct).get("dir_info", {}).get("editable"):
         raise ConfigurationError(
             f"{_title(entry)} is installed as a link to a checkout, which services cannot reach and others may change. "
-            "In the checkout: `/usr/bin/python3 -m venv ~/gatepass && ~/gatepass/bin/pip install '.[all]' && "
-            "sudo ~/gatepass/bin/gatepass-broker install ...`"
+            "As root, in the checkout: `/usr/bin/python3 -m venv /root/gatepass && /root/gatepass/bin/pip install "
+            "'.[all]' && /root/gatepass/bin/gatepass-broker install ...`"
         )
 
 

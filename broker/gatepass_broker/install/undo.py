@@ -49,6 +49,8 @@ def undo(removal: Removal) -> None:
     keep_or_purge(layout, steps, purge=removal.purge)
     if found is not None and restored:
         _restart(steps, found, was_running=was_running)
+    if restored:
+        _remove_guard(removal)
     _remove_home(removal)
 
 
@@ -90,9 +92,14 @@ def _stop(removal: Removal) -> None:
     for unit in sorted(units, key=_stops_late):
         if services.state(unit).loaded:
             steps.attempt(f"systemctl disable --now {unit}", partial(services.end, unit))
+
+
+def _remove_guard(removal: Removal) -> None:
+    """Not before OpenClaw has its old configuration: until then it would believe what only the proxy may say."""
+    layout = removal.layout
     command = layout.command("gatepass-redirect")
-    if REDIRECT_SERVICE in units and command.exists():
-        steps.attempt("gatepass-redirect --remove (the guard)", lambda: run(command, "--remove"))
+    if str(layout.units / REDIRECT_SERVICE) in removal.manifest.files and command.exists():
+        removal.steps.attempt("gatepass-redirect --remove (the guard)", lambda: run(command, "--remove"))
 
 
 def _stops_late(unit: str) -> tuple[bool, bool, str]:

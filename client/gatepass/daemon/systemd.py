@@ -10,12 +10,18 @@ import array
 import os
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from gatepass.errors import ConfigurationError
+
 _FIRST_DESCRIPTOR: Final = 3
 """SD_LISTEN_FDS_START."""
+
+FAILURE_SECONDS: Final = 3.0
+"""How long a service that is misconfigured takes to end, when clients may be waiting for it."""
 
 
 class Inherited(NamedTuple):
@@ -127,6 +133,20 @@ class Manager(NamedTuple):
         directory = os.environ.get("CREDENTIALS_DIRECTORY")
         inherited = tuple(inherited_descriptors())
         return cls(Notifier.from_environment(), inherited, Path(directory) if directory else None)
+
+    @contextmanager
+    def slow_to_fail(self) -> Iterator[None]:
+        """Let a `ConfigurationError` out only after a while, if sockets were handed over.
+
+        Whoever waits in one has the service started again as soon as it ends, without end.
+        """
+        try:
+            yield
+        except ConfigurationError as error:
+            if self.inherited:
+                self.notifier.status(f"misconfigured: {error.message}")
+                time.sleep(FAILURE_SECONDS)
+            raise
 
     def kept(self, prefix: str) -> list[Inherited]:
         """Return the files that were kept for us under names that begin with `prefix`."""

@@ -71,6 +71,19 @@ def test_a_socket_with_other_permissions_than_configured_is_not_served(
     assert "SocketMode=" in refused.stderr
 
 
+def test_a_fault_is_told_at_once_and_ends_the_service_after_a_while(
+    manager: TestManager, broker: BrokerProcess
+) -> None:
+    """Whoever waits in the socket has it started again, as often as it ends."""
+    manager.listen_unix(broker.socket, 0o600)
+    broker.config.write_text("[broker\n")
+    started = time.monotonic()
+    refused = start_and_fail(broker, manager)
+    assert refused.returncode == 6
+    assert time.monotonic() - started > 3
+    assert "this is not TOML" in manager.listen("STATUS=misconfigured", prefix=True)["STATUS"]
+
+
 def test_what_is_handed_to_another_process_is_left_alone(
     tmp_path: Path, manager: TestManager, broker: BrokerProcess
 ) -> None:
