@@ -118,7 +118,7 @@ def test_a_wrong_configuration_with_clients_waiting_is_no_restart_loop(machine: 
     time.sleep(6)
     assert machine.journal(BROKER).count("this is not TOML") - seen <= 3
     machine.write("/etc/gatepass/broker.toml", good)
-    machine.systemctl("start", BROKER)
+    machine.systemctl("restart", BROKER)
     assert waiting.communicate(timeout=40)[0].count(".") == 2  # it was patient, and was served
 
 
