@@ -103,6 +103,11 @@ _VARIABLES: Final = {
     "XDG_STATE_HOME": "Where a personal broker's journal is, in `gatepass/`. Default: `~/.local/state`.",
     "XDG_CONFIG_HOME": "Where `gatepass openclaw setup` puts the proxy's configuration, in `gatepass/`. "
     "Default: `~/.config`.",
+    "LISTEN_FDS": "Set by systemd, with `LISTEN_PID` and `LISTEN_FDNAMES`: sockets that it hands over to the daemons, "
+    "and the broker's signing keys that it keeps.",
+    "NOTIFY_SOCKET": "Set by systemd, with `WATCHDOG_USEC`: where the daemons say how they are.",
+    "CREDENTIALS_DIRECTORY": "Set by systemd: the broker looks there for `signing-seed` ([signing "
+    "keys](systemd.md#signing-keys)).",
     "OPENCLAW_CONFIG_PATH": "OpenClaw's own: which configuration `gatepass openclaw setup` and `check` are about.",
     "OPENCLAW_STATE_DIR": "OpenClaw's own: counts for them too.",
     PORT_VARIABLE: "Set by OpenClaw for what it starts. `gatepass openclaw secret` tells by it whether the gateway "
@@ -251,7 +256,7 @@ def _statuses() -> str:
     faults = [(str(status), _fault(code)) for code, status in manners.TOKEN_FAULTS.items()]
     interrupted = (str(manners.INTERRUPTED), _STATUSES[manners.INTERRUPTED])
     return _table(("status", "of `gatepass`"), [*numbers, *faults, *_OF_RUN.items(), interrupted]) + (
-        "\n`gatepass-broker` and `gatepass-gateway` return 0, 1, 2 or 6, with the same meaning. `gatepass openclaw\n"
+        "\nThe daemons and `gatepass-broker install` return 0, 1, 2 or 6, with the same meaning. `gatepass openclaw\n"
         "secret` returns 0 always: OpenClaw must start without a broker, too. What each error means, and what to do\n"
         "about it, is in [troubleshooting](troubleshooting.md).\n"
     )

@@ -89,8 +89,16 @@ def undo(record: Record, places: Places, *, discard_changes: bool) -> Iterator[s
         yield f"{config} is as it was before"
     for path in (Path(record.launcher), Path(record.proxy_file)):
         yield _remove(path, record)
+    _remove_if_empty(Path(record.proxy_file).parent)
     backup.unlink(missing_ok=True)
     places.record.unlink(missing_ok=True)
+
+
+def _remove_if_empty(directory: Path) -> None:
+    """Remove the directory that setup makes for the proxy's configuration, unless a person chose another."""
+    if directory.name == "gatepass":
+        with suppress(OSError):  # others' files are in it
+            directory.rmdir()
 
 
 def _make(path: Path, text: str, mode: int, failed: ExitStack) -> None:

@@ -98,6 +98,7 @@ def test_undo_restores_content_and_mode(home: Home) -> None:
     assert undone.returncode == 0, undone.stderr
     assert home.files() == before
     assert stat.S_IMODE(home.config.stat().st_mode) == 0o640
+    assert not home.proxy_file.parent.exists()
     assert "there is nothing to undo" in home.run("setup", "--undo").stderr
 
 
