@@ -161,9 +161,9 @@ def test_a_second_boot_finds_what_the_first_one_wrote(machine: Machine) -> None:
 
 
 def test_a_boot_that_fails_names_the_unit(machine: Machine) -> None:
-    machine.write(
-        "/etc/systemd/system/broken.service", "[Service]\nExecStart=false\n[Install]\nWantedBy=basic.target\n"
-    )
+    # The boot is not over before it has failed.
+    broken = "[Service]\nType=oneshot\nExecStart=false\n[Install]\nWantedBy=multi-user.target\n"
+    machine.write("/etc/systemd/system/broken.service", broken)
     machine.systemctl("enable", "broken.service")
     pid = machine.pid
     assert not machine.stop(timeout=0)
