@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ import anyio.to_thread
 import structlog
 
 from gatepass.clock import Moment, now
+from gatepass.daemon.pulse import keep_manager_informed
 from gatepass.daemon.safe_paths import check_directory, make_directory
 from gatepass.daemon.systemd import Manager
 from gatepass.frames import Message
@@ -24,7 +26,7 @@ from gatepass_broker.connection import Connection, House
 from gatepass_broker.journal import Journal, JournalError
 from gatepass_broker.jwks import write_jwks
 from gatepass_broker.listener import Listener, adopt_listeners, open_listener
-from gatepass_broker.pulse import keep_manager_informed
+from gatepass_broker.pulse import answers
 from gatepass_broker.service import Broker
 from gatepass_broker.settings import ConnectionLimits, Settings
 from gatepass_broker.vault import PREFIX, open_vault
@@ -147,7 +149,8 @@ async def run(
         async with running(settings, version, manager=manager) as server, anyio.create_task_group() as tasks:
             tasks.start_soon(server.turn_keys)
             manager.notifier.ready(server.status)
-            tasks.start_soon(keep_manager_informed, manager.notifier, server.house, lambda: server.status)
+            still_answers = partial(answers, server.house)
+            tasks.start_soon(keep_manager_informed, manager.notifier, lambda: server.status, still_answers)
             ready(settings)
             async for received in signals:
                 if received != signal.SIGHUP:

@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Final
 
 import anyio
@@ -16,6 +17,7 @@ from anyio.abc import SocketStream, TaskGroup
 from h11 import SERVER
 
 from gatepass.daemon.logs import SeldomPerKey
+from gatepass.daemon.pulse import keep_manager_informed
 from gatepass.daemon.systemd import Inherited, Notifier
 from gatepass_gateway.authenticator import Authenticator
 from gatepass_gateway.clients import Clients
@@ -25,8 +27,8 @@ from gatepass_gateway.http_connection import serve_client
 from gatepass_gateway.http_peer import BROKEN, HttpPeer
 from gatepass_gateway.keys import BrokerKeys, JwksFileKeys, KeySource
 from gatepass_gateway.listeners import listeners
+from gatepass_gateway.pulse import answers
 from gatepass_gateway.refused import RefusedError
-from gatepass_gateway.service import keep_status_true, pet_while_it_answers
 from gatepass_gateway.sessions import Sessions
 from gatepass_gateway.shares import Shares
 from gatepass_gateway.sock_diag import SockDiag
@@ -79,12 +81,9 @@ async def run(
 
 def _tell(notifier: Notifier, proxy: _Proxy, settings: Settings, tasks: TaskGroup) -> None:
     """Tell the service manager that the proxy serves, and from now on how it is."""
-    if not notifier.is_managed:
-        return
     notifier.ready(proxy.status)
-    tasks.start_soon(keep_status_true, notifier, lambda: proxy.status)
-    if notifier.watchdog_seconds is not None:
-        tasks.start_soon(pet_while_it_answers, notifier, notifier.watchdog_seconds, settings.listen[0])
+    still_answers = partial(answers, settings.listen[0])
+    tasks.start_soon(keep_manager_informed, notifier, lambda: proxy.status, still_answers)
 
 
 class _Proxy:

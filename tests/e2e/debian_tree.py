@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,20 +157,25 @@ def _pip_options() -> dict[str, str]:
     return {name: parser["global"][name] for name in PIP_OPTIONS if parser.has_option("global", name)}
 
 
+def start_holder(command: Sequence[str]) -> subprocess.Popen[str]:
+    """Start what holds namespaces until its stdin closes; the first line that it says is a pid in them."""
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # Ctrl-C is for the test, which ends this in turn
+    )
+
+
 @contextmanager
 def open_space() -> Iterator[Space]:
     """Make the namespaces, which last until the end of the block, or of this process."""
     # Only `mount` in the namespaces sees what is in the directory: outside it stays empty, and is safe to remove.
     with tempfile.TemporaryDirectory(prefix="gatepass-debian-") as directory:
         command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "bash", "-c", HOLD, "bash", directory]
-        holder = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for the test, which ends this in turn
-        )
+        holder = start_holder(command)
         try:
             assert holder.stdout is not None
             said = holder.stdout.readline().strip()

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from e2e.debian_tree import Space, make_once, mmdebstrap, open_space
+from e2e.debian_tree import Space, make_once, mmdebstrap, open_space, start_holder
 from e2e.openclaw_install import cache_dir
 
 PYTHON_VERSIONS = {"bookworm": "3.11", "trixie": "3.13"}
@@ -195,14 +195,7 @@ def own_wheel() -> tuple[str, bytes]:
 def hold(directory: Path, tree: Path) -> Iterator[int]:
     """Make the namespaces with the overlay in `directory`/root, and yield the pid of the process that holds them."""
     command = ["unshare", "--mount", "bash", "-c", OUTER, "bash", str(directory), str(tree), INNER]
-    holder = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,  # Ctrl-C is for the test, which ends this in turn
-    )
+    holder = start_holder(command)
     try:
         assert holder.stdout is not None
         said = holder.stdout.readline()

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from gatepass.daemon.addresses import has_ipv6_loopback
 from gatepass_broker.install.commands import CommandError, run
 from gatepass_broker.install.release import base_interpreter
 
@@ -21,8 +22,6 @@ BOOTED: Final = Path("/run/systemd/system")
 
 _OUT_OF_REACH: Final = ("/root", "/home", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - not to be written to
 """What `ProtectHome=` and `PrivateTmp=` of our units hide."""
-
-_IPV6_ADDRESSES: Final = Path("/proc/self/net/if_inet6")
 
 
 class Account(NamedTuple):
@@ -55,12 +54,7 @@ def find_group(name: str) -> int | None:
 
 def loopback_addresses() -> tuple[str, ...]:
     """Return the addresses of this machine's own that the proxy listens on. Some machines have no IPv6."""
-    try:
-        lines = _IPV6_ADDRESSES.read_text(encoding="ascii").splitlines()
-    except OSError:
-        lines = []
-    has_ipv6 = any(int(line.split()[0], 16) == 1 for line in lines)
-    return ("127.0.0.1", "::1") if has_ipv6 else ("127.0.0.1",)
+    return ("127.0.0.1", "::1") if has_ipv6_loopback() else ("127.0.0.1",)
 
 
 def systemd_version() -> int | None:

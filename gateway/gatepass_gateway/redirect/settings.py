@@ -7,6 +7,7 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, 
 from pathlib import Path
 from typing import Final
 
+from gatepass.daemon.addresses import has_ipv6_loopback
 from gatepass.daemon.safe_paths import read_own_file
 from gatepass.daemon.toml_tables import errors_name_file, parse_tables, uid_of
 from gatepass.errors import ConfigurationError
@@ -16,13 +17,12 @@ from gatepass_gateway.schema import NO_REDIRECT, File
 _REDIRECTED_TO: Final = (ip_address("127.0.0.1"), ip_address("::1"))
 """Where the kernel sends what it redirects on the way out: the loopback address of the family."""
 _LOOPBACK: Final[tuple[Network, ...]] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1"))
-_IPV6_ADDRESSES: Final = Path("/proc/self/net/if_inet6")
 
 
 def load(path: Path) -> RedirectSettings:
     """Return the settings in the TOML file at `path`. Raise `ConfigurationError`, which names file and key."""
     with errors_name_file(path):
-        return resolve(parse_tables(read_own_file(path), File), has_ipv6=_has_ipv6())
+        return resolve(parse_tables(read_own_file(path), File), has_ipv6=has_ipv6_loopback())
 
 
 def resolve(file: File, *, has_ipv6: bool) -> RedirectSettings:
@@ -97,12 +97,3 @@ def _network(text: str) -> Network:
             where=where,
         )
     return network
-
-
-def _has_ipv6() -> bool:
-    """Return whether lo has ::1 here. Without a socket: the unit may open none of that family."""
-    try:
-        lines = _IPV6_ADDRESSES.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return False
-    return any(int(line.split()[0], 16) == 1 for line in lines)

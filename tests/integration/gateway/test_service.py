@@ -19,8 +19,9 @@ import anyio
 import pytest
 from anyio.abc import SocketStream
 
+from gatepass.daemon import pulse
 from gatepass.daemon.systemd import Notifier
-from gatepass_gateway import server, service
+from gatepass_gateway import server
 from gatepass_gateway.trusted_proxy import Client
 from support.gateway import (
     ISSUER,
@@ -198,7 +199,7 @@ async def told_by_gateway(
 async def test_the_status_says_how_many_there_are_when_that_changes(
     tmp_path: Path, manager: TestManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "_STATUS_SECONDS", 0.05)
+    monkeypatch.setattr(pulse, "STATUS_SECONDS", 0.05)
     known = f"keys of {ISSUER} known"
     async with told_by_gateway(tmp_path, manager) as gateway:
         async with gateway.login(), raw_client(gateway.port):
