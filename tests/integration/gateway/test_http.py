@@ -317,6 +317,7 @@ async def test_a_fault_of_the_proxy_itself_ends_one_connection_and_is_logged(
     async with running_gateway(tmp_path) as gateway:
         with monkeypatch.context() as patch:
             patch.setattr("gatepass_gateway.server.serve_client", fail)
+            gateway.logs.clear()
             assert await gateway.raw(b"GET /echo HTTP/1.1\r\nHost: g\r\n\r\n") == b""
         assert [entry["event"] for entry in gateway.logs] == ["fault"]
         gateway.logs.clear()
