@@ -25,8 +25,9 @@ setup: .venv/.ready  ## make .venv with what the lock file names
 demo: setup  ## show in a table who gets in at a gateway; OPENCLAW=1 with the real OpenClaw, from npm
 	@PYTHONPATH=tests $(RUN) demo $(if $(filter-out 0,$(OPENCLAW)),--openclaw)
 
+# Two workers for each processor: half of a test's time is waiting for processes and deadlines.
 test: setup  ## everything but the end-to-end tests, in under two minutes
-	@$(RUN) pytest -q -n auto --dist worksteal
+	@$(RUN) pytest -q -n $$((2 * $$(nproc))) --dist worksteal
 
 check: setup  ## formatting, lint, types, import contracts
 	@$(RUN) ruff format --check --quiet . || { $(RUN) ruff format --diff .; exit 1; }

@@ -29,8 +29,8 @@ from gatepass.errors import ErrorCode, GatepassError
 from gatepass.paths import default_socket
 from gatepass_gateway import (
     Authenticator,
-    BrokerKeys,
     Clients,
+    FollowedBroker,
     Identity,
     IdentityPolicy,
     RefusedError,
@@ -150,7 +150,7 @@ async def run(port: int, reverse_proxy_uids: frozenset[int], broker_socket: str)
         scopes_header=None,
         users={LOOPBACK_USER: frozenset(SCOPES)},
     )
-    keys = BrokerKeys(broker_socket)
+    keys = FollowedBroker(broker_socket)
     with SockDiag() as sock_diag:
         clients = Clients(sock_diag, [ReverseProxy(uid) for uid in reverse_proxy_uids])
         gateway = Gateway(Authenticator(AUDIENCE, policy, keys), clients)

@@ -1,7 +1,8 @@
-"""Write docs/configuration.md from the code: run `.venv/bin/python docs/make_configuration.py` after a change there.
+"""Write docs/configuration.md and docs/schema from the code: run `.venv/bin/python docs/make_configuration.py` after a
+change there.
 
 Keys, values and defaults come from the msgspec schemas, meanings from the docstrings under the fields, exit statuses
-and names of variables from the constants. A unit test fails while the page is older than they are.
+and names of variables from the constants. Unit tests fail while what is written is older than they are.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec import inspect as forms
@@ -28,6 +29,7 @@ from gatepass_broker import schema as broker_schema
 from gatepass_gateway import schema as gateway_schema
 
 PAGE: Final = Path(__file__).with_name("configuration.md")
+SCHEMAS: Final = Path(__file__).with_name("schema")
 WIDTH: Final = 120
 LAST_ID: Final = 2**32 - 2
 """Of users and groups."""
@@ -47,12 +49,21 @@ to the user who runs the program, and nobody else may be able to write to it. Lo
 gatepass-broker --config /etc/gatepass/broker.toml --check
 gatepass-gateway --config /etc/gatepass/gateway.toml --check
 ```
+
+An editor that knows TOML's language server, taplo, checks and completes the files by the JSON Schemas in
+[`schema/`](schema/). Copy the schema beside the file and name it in the file's first line:
+
+```
+#:schema ./broker.schema.json
+```
+
+`gateway.schema.json` is for the proxy's file, `rules.schema.json` for those in `conf.d`.
 """
 
 _BROKER: Final = """\
 The broker can also run without a file, for one person: `gatepass-broker --loopback-user NAME`. With a file, SIGHUP
-reads it again. If it is wrong, the last good one stays in force and the log says why. `broker.id`, `broker.state_dir`,
-`broker.jwks_file`, `[journal]` and `[[socket]]` take a restart.
+reads it again, and [`conf.d`](#confd) with it. If something there is wrong, the last good configuration stays in force
+and the log says why. `broker.id`, `broker.state_dir`, `broker.jwks_file`, `[journal]` and `[[socket]]` take a restart.
 
 ```toml
 [broker]
@@ -67,10 +78,37 @@ path = "/run/gatepass/follow.sock"
 group = "gatepass-gateway"
 allow = ["follow"]
 
+[[rule]]                                # the service's processes, and what they start
+name = "openclaw"
+user = "openclaw"
+unit = "openclaw.service"
+scopes = ["operator.read", "operator.write"]
+bind = "unit"                           # whoever else gets hold of such a token cannot use it
+
 [[rule]]
 name = "people"
 group = "gatepass"
-scopes = ["operator.read", "operator.write"]
+scopes = ["operator.read"]
+```
+
+`gatepass explain` says which rule matches, where the others fail, and which change would allow a request.
+"""
+
+_RULES: Final = """\
+More rules, each file for a purpose of its own: those in `conf.d/*.toml`, in the directory of `broker.toml`, come after
+its rules, by the names of the files. A file there holds `[[rule]]` tables and nothing else. Other names, and those that
+begin with a dot, are not read. What holds for the owner and mode of `broker.toml` holds for each file and for `conf.d`
+itself; a file that is a symbolic link is refused. All rules must have different names.
+
+```toml
+[[rule]]
+name = "agents in containers"
+user = "openclaw"
+slice = "agents.slice"
+pid_namespace = "nested"
+scopes = ["operator.read"]
+max_ttl = 120
+per_minute = 30
 ```
 """
 
@@ -149,6 +187,8 @@ def page() -> str:
         "## broker.toml\n",
         _BROKER,
         *_tables(broker_schema, broker_schema.File),
+        "## conf.d\n",
+        _RULES,
         "## gateway.toml\n",
         _GATEWAY,
         *_tables(gateway_schema, gateway_schema.File),
@@ -158,6 +198,41 @@ def page() -> str:
         _statuses(),
     ]
     return "\n".join(sections)
+
+
+def schemas() -> Mapping[str, str]:
+    """Return the JSON Schemas by the names of their files."""
+    forms: Mapping[str, tuple[ModuleType, type[msgspec.Struct]]] = {
+        "broker.schema.json": (broker_schema, broker_schema.File),
+        "rules.schema.json": (broker_schema, broker_schema.RulesFile),
+        "gateway.schema.json": (gateway_schema, gateway_schema.File),
+    }
+    return {name: f"{json.dumps(_schema(*form), indent=2)}\n" for name, form in forms.items()}
+
+
+def _schema(module: ModuleType, file: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return a file's schema. Draft 7 is the newest that taplo is sure to know."""
+    schema = _without_null(msgspec.json.schema(file))
+    for name, table in schema["$defs"].items():
+        table["description"] = " ".join(table["description"].split())
+        for key, meaning in _docstrings(module, name).items():
+            if key in table["properties"]:
+                table["properties"][key]["description"] = meaning
+    return {"$schema": "http://json-schema.org/draft-07/schema#", **schema}
+
+
+def _without_null(node: Any) -> Any:  # noqa: ANN401 - JSON
+    """Return a schema without null, which TOML does not have: a key that would be null is left out."""
+    if isinstance(node, list):
+        return [_without_null(item) for item in node if item != {"type": "null"}]
+    if not isinstance(node, dict):
+        return node
+    made = {key: _without_null(value) for key, value in node.items() if not (key == "default" and value is None)}
+    kinds = made.get("anyOf")
+    if kinds is not None and len(kinds) == 1:
+        del made["anyOf"]
+        made |= kinds[0]
+    return made
 
 
 def _tables(module: ModuleType, file: type[msgspec.Struct]) -> Iterator[str]:
@@ -273,3 +348,6 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    SCHEMAS.mkdir(exist_ok=True)
+    for schema_name, schema_text in schemas().items():
+        (SCHEMAS / schema_name).write_text(schema_text, encoding="utf-8")

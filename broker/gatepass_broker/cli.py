@@ -114,7 +114,11 @@ def _run_or_check(options: argparse.Namespace, manager: Manager) -> int:
     settings = load()
     if options.check:
         rules = settings.rules
-        print(f"{rules.source or 'the options'}: no fault found; issuer {rules.issuer}, {len(rules.rules)} rules")
+        files = 1 + len(settings.rule_files)
+        print(
+            f"{rules.source or 'the options'}: no fault found; issuer {rules.issuer}, "
+            f"{len(rules.rules)} rules{f' in {files} files' if rules.source else ''}"
+        )
         return DONE
     if options.check_journal:
         return _check_journal(settings.state_dir)
@@ -123,7 +127,8 @@ def _run_or_check(options: argparse.Namespace, manager: Manager) -> int:
 
 def _loader(options: argparse.Namespace) -> Callable[[], Settings]:
     from gatepass_broker.config import load  # noqa: PLC0415
-    from gatepass_broker.personal import DEFAULT_AUDIENCES, OPERATOR_SCOPES, personal  # noqa: PLC0415
+    from gatepass_broker.operator_scopes import OPERATOR_SCOPES  # noqa: PLC0415
+    from gatepass_broker.personal import DEFAULT_AUDIENCES, personal  # noqa: PLC0415
 
     if options.config is not None:
         return lambda: load(options.config)

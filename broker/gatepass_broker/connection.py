@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Final, cast
 
 import structlog
@@ -14,6 +15,7 @@ from gatepass.frames import Message, encode_frame
 from gatepass.messages import NO_ID, error_message
 from gatepass_broker.conversation import Conversation
 from gatepass_broker.peer import Peer, SocketOptions, attest
+from gatepass_broker.places import Places
 from gatepass_broker.registry import Registry
 from gatepass_broker.service import Answer, Broker
 from gatepass_broker.settings import ConnectionLimits
@@ -25,29 +27,42 @@ _TOO_MANY: Final = SeldomWarning("connection refused: too many are open")
 _OVERDUE: Final = SeldomWarning("connection closed: a deadline passed")
 
 
+FOLLOWERS_SECONDS: Final = 2.0
+"""How long the answer to a revocation or lock waits for followers to act. They are told at once, whatever it says."""
+
+
 class House:
     """What all connections share. `limits` may be replaced while they are open."""
 
-    def __init__(self, broker: Broker, limits: ConnectionLimits) -> None:
+    def __init__(self, broker: Broker, limits: ConnectionLimits, places: Places) -> None:
         self.broker = broker
         self.limits = limits
         self.registry: Registry[Connection] = Registry(limits.connections, limits.connections_per_uid)
+        self.places = places
+        broker.on_change(self._changed)
+        broker.on_report(self._reported)
 
-    def keys_changed(self, keys: Message) -> None:
+    def _changed(self, told: Message) -> None:
         """Tell every follower."""
         for connection in self.registry.everyone():
-            connection.keys_changed(keys)
+            connection.changed(told)
+
+    def _reported(self) -> None:
+        """Let those go on who wait for followers to act."""
+        for connection in self.registry.everyone():
+            connection.followers_acted()
 
 
 class Connection(asyncio.Protocol):
-    """A client's connection on a socket that allows the operation groups in `allowed`."""
+    """A client's connection on a socket that allows the operation groups in `allowed`. `absent_at`: as for `attest`."""
 
     _transport: asyncio.Transport
     _peer: Peer | None = None
 
-    def __init__(self, house: House, allowed: frozenset[str]) -> None:
+    def __init__(self, house: House, allowed: frozenset[str], absent_at: int | None = None) -> None:
         self._house = house
         self._allowed = allowed
+        self._absent_at = absent_at
         self._loop = asyncio.get_running_loop()
         self._conversation = Conversation(self._answer)
         self._deadline = Deadline(self._loop, self._overdue)
@@ -55,6 +70,7 @@ class Connection(asyncio.Protocol):
         self._reading_paused = False
         self._more_scheduled = False
         self._ended = False
+        self._impatience: asyncio.TimerHandle | None = None
         self.active_at = 0.0
 
     @property
@@ -64,20 +80,21 @@ class Connection(asyncio.Protocol):
 
     @property
     def following(self) -> bool:
-        """Whether it follows the keys."""
+        """Whether it follows what the broker tells."""
         return self._conversation.following
 
     @property
     def busy(self) -> bool:
         """Whether a request or a reply is on its way."""
-        return self._writing_paused or self._conversation.is_partial
+        return self._writing_paused or self._conversation.is_partial or self._conversation.awaited is not None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Find out who is calling. Nothing is read from a caller whom the kernel does not name."""
         self._transport = cast(asyncio.Transport, transport)
         self.active_at = self._loop.time()
         try:
-            self._peer = attest(cast(SocketOptions, transport.get_extra_info("socket")))
+            connection = cast(SocketOptions, transport.get_extra_info("socket"))
+            self._peer = attest(connection, self._house.places, self._absent_at)
         except OSError as error:
             _UNATTESTED.warn(error=error.strerror)
             self._transport.abort()
@@ -121,13 +138,17 @@ class Connection(asyncio.Protocol):
         """Let go of everything."""
         del exc
         self._deadline.clear()
+        if self._impatience is not None:
+            self._impatience.cancel()
         self._house.registry.remove(self)
         if self._peer is not None:
+            if self.following:
+                self._house.broker.gone(self._peer)
             self._peer.close()
 
-    def keys_changed(self, keys: Message) -> None:
-        """Tell the client, if it follows the keys."""
-        if frame := self._conversation.keys_changed(keys):
+    def changed(self, told: Message) -> None:
+        """Tell the client, if it follows."""
+        if frame := self._conversation.changed(told):
             self._transport.write(frame)
             self._watch(answered=True)
 
@@ -141,13 +162,17 @@ class Connection(asyncio.Protocol):
 
     def _serve(self) -> None:
         """Answer requests that are complete: a bounded number, so that other connections have their turn."""
-        if self._writing_paused or self._more_scheduled or self._transport.is_closing():
+        awaiting = self._conversation.awaited is not None
+        if self._writing_paused or self._more_scheduled or awaiting or self._transport.is_closing():
             return
         replies, count = self._conversation.replies(self._house.limits.pipelined)
         if replies:
             self._transport.write(replies)
         if self._conversation.closing:
             self._close()
+            return
+        if self._conversation.awaited is not None:
+            self._await_followers()
             return
         if count == self._house.limits.pipelined:
             self._more_scheduled = True
@@ -156,6 +181,22 @@ class Connection(asyncio.Protocol):
             self._close()
             return
         self._watch(answered=count > 0)
+
+    def followers_acted(self, *, wait: bool = True) -> None:
+        """Send the answer that was held back if the broker's followers have acted; without `wait`, in any case."""
+        broker, answer = self._house.broker, self._conversation.awaited
+        if answer is None or answer.awaits is None or (wait and broker.is_awaited(answer.awaits)):
+            return
+        if self._impatience is not None:
+            self._impatience.cancel()
+        self._transport.write(self._conversation.release(broker.outcome(answer)))
+        self._serve()
+
+    def _await_followers(self) -> None:
+        self._deadline.clear()
+        self._pause_reading(True)
+        self._impatience = self._loop.call_later(FOLLOWERS_SECONDS, partial(self.followers_acted, wait=False))
+        self.followers_acted()
 
     def _serve_more(self) -> None:
         self._more_scheduled = False

@@ -21,12 +21,18 @@ class Conversation:
         self._answer = answer
         self._decoder = FrameDecoder()
         self._follow_id: int | None = None
+        self._awaited: Answer | None = None
         self.closing = False
 
     @property
     def following(self) -> bool:
-        """Whether the client follows the keys."""
+        """Whether the client follows what the broker tells."""
         return self._follow_id is not None
+
+    @property
+    def awaited(self) -> Answer | None:
+        """The answer that is held back until the broker's followers have acted; nothing is answered before it."""
+        return self._awaited
 
     @property
     def is_partial(self) -> bool:
@@ -40,16 +46,21 @@ class Conversation:
     def replies(self, at_most: int) -> tuple[bytes, int]:
         """Answer up to `at_most` of the requests that arrived; return the replies, and how many there are."""
         out: list[bytes] = []
-        while len(out) < at_most and not self.closing:
+        while len(out) < at_most and not self.closing and self._awaited is None:
             reply = self._next_reply()
             if reply is None:
                 break
             out.append(encode_frame(reply))
         return b"".join(out), len(out)
 
-    def keys_changed(self, keys: Message) -> bytes:
-        """Return the reply that a follower gets when the keys are `keys`; nothing for others."""
-        return b"" if self._follow_id is None else encode_frame(ok_message(self._follow_id, keys))
+    def release(self, reply: Message) -> bytes:
+        """Return the answer that was held back, now that it is `reply`."""
+        self._awaited = None
+        return encode_frame(reply)
+
+    def changed(self, told: Message) -> bytes:
+        """Return the reply that a follower gets when it is told this; nothing for others."""
+        return b"" if self._follow_id is None else encode_frame(ok_message(self._follow_id, told))
 
     def _next_reply(self) -> Message | None:
         try:
@@ -69,11 +80,12 @@ class Conversation:
             return error_message(request_id, error)
         if answer.follows:
             self._follow_id = request_id
-        return answer.message
+        self._awaited = answer if answer.awaits is not None else None
+        return answer.message if self._awaited is None else None
 
     def _answer_one(self, message: Message) -> Answer:
-        if self.following:
-            raise ProtocolError("a connection that follows the keys takes no further request; open another")
+        if self.following and message.get("op") != "report":
+            raise ProtocolError("a connection that follows takes no request but 'report'; open another")
         return self._answer(message)
 
     def _end(self, request_id: int, error: ProtocolError) -> Message:

@@ -6,152 +6,164 @@ Whoever calls `decide` records the events, applies them to the state, and only t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
-from gatepass.claims import BootDeadline, Claims, Confirmation, claims_to_json, join_scope
+from gatepass.claims import UNIT_ACTOR, BootDeadline, Claims, Confirmation, Process, claims_to_json, join_scope
 from gatepass.clock import Moment
 from gatepass.errors import DeniedError, ErrorCode, GatepassError, TryLaterError
 from gatepass.frames import Message
 from gatepass.messages import (
+    Binding,
+    ExplainRequest,
     FollowRequest,
     IssueRequest,
+    LeftBehindRequest,
+    LockRequest,
     Operation,
+    ReportRequest,
+    RevokeRequest,
+    SessionsRequest,
     StatusRequest,
+    UnlockRequest,
     VerifyRequest,
     WhoamiRequest,
     operation_name,
 )
-from gatepass.tokens import Expected, VerificationKey, b64decode, check_binding, check_token, jwk
+from gatepass.revocations import standing_to_wire
+from gatepass.tokens import Expected, Presenter, b64decode, check_binding, check_token, jwk
+from gatepass_broker.administer import administer
 from gatepass_broker.caller import Caller
-from gatepass_broker.events import AnyEvent, Issued, Refused, Throttled
-from gatepass_broker.policy import Grant, Rule, Terms, agree, find_grant
+from gatepass_broker.events import Issued, Refused, Throttled
+from gatepass_broker.explain import explain
+from gatepass_broker.inquiry import Decision, Inquiry, Surroundings
+from gatepass_broker.judge import Agreed, Rules, UsedUpError, judge
+from gatepass_broker.policy import find_grant
 from gatepass_broker.state import REFUSALS_PER_MINUTE, WINDOW, State
 
 OPERATION_GROUPS: Final[Mapping[type[Operation], str]] = {
     IssueRequest: "request",
+    ExplainRequest: "request",
     WhoamiRequest: "request",
     StatusRequest: "request",
     VerifyRequest: "request",
     FollowRequest: "follow",
+    ReportRequest: "follow",
+    SessionsRequest: "admin",
+    LeftBehindRequest: "admin",
+    RevokeRequest: "admin",
+    LockRequest: "admin",
+    UnlockRequest: "admin",
 }
-"""The group, as a socket's `allow` names it, that an operation belongs to."""
+"""The group, as a socket's `allow` names it, that an operation belongs to. To explain others takes `admin` too."""
 
 DEFAULT_AUDIENCE: Final = "openclaw"
 MAX_REASON: Final = 512
 """Characters of a refusal's reason that are recorded: it may quote what the caller sent."""
 
 
-class Rules(NamedTuple):
-    """What the configuration says about tokens."""
-
-    issuer: str
-    rules: tuple[Rule, ...]
-    default_ttl: int
-    source: str | None
-    """The file that the rules are in, for people; None for a broker that serves only the user who started it."""
-
-
-class Inquiry(NamedTuple):
-    """One request with everything that is known about it."""
-
-    operation: Operation
-    caller: Caller
-    exited: bool
-    """Whether the caller's process has ended since it connected."""
-    allowed: frozenset[str]
-    """Operation groups of the socket that the request came in by."""
-    moment: Moment
-    token_id: str
-    """128 random bits, base64url: the `jti` if a token is issued."""
-
-
-class Standing(NamedTuple):
-    """What the broker knows about itself beyond its state."""
-
-    version: str
-    connections: int
-    unverified: int
-    """Tokens that `verify` refused: counted, not recorded, since anybody may show anything."""
-    keys: Mapping[str, VerificationKey]
-    """Published keys, from `gatepass.tokens.key_table`."""
-
-
-class Decision(NamedTuple):
-    """What is to be recorded and answered."""
-
-    result: Message | GatepassError
-    events: tuple[AnyEvent, ...] = ()
-    claims: Claims | None = None
-    """What the token says that completes the result."""
-    follows: bool = False
-    """Whether this connection gets the result again whenever the keys change."""
-
-
-def decide(rules: Rules, state: State, standing: Standing, inquiry: Inquiry) -> Decision:
+def decide(  # noqa: C901, PLR0911 - a table of operations
+    rules: Rules, state: State, around: Surroundings, inquiry: Inquiry
+) -> Decision:
     """Return the decision on `inquiry`. Raises nothing: an error is a result."""
     operation = inquiry.operation
     try:
         _check_allowed(inquiry)
         match operation:
             case IssueRequest():
-                return _issue(rules, operation, inquiry)
+                return _issue(rules, state, operation, inquiry)
+            case ExplainRequest():
+                return _explain(rules, state, operation, inquiry)
             case WhoamiRequest():
                 return Decision(_whoami(rules, inquiry.caller))
             case StatusRequest():
-                return Decision(_status(rules, state, standing, inquiry.moment))
+                return Decision(_status(rules, state, around, inquiry.moment))
             case VerifyRequest():
-                return _verify(rules, standing, operation, inquiry)
+                return _verify(rules, state, around, operation, inquiry)
             case FollowRequest():
-                return Decision(key_set(rules.issuer, state), follows=True)
+                return Decision(follow_message(rules.issuer, state), follows=True)
+            case ReportRequest():
+                return Decision({})
+            case SessionsRequest() | LeftBehindRequest() | RevokeRequest() | LockRequest() | UnlockRequest():
+                return administer(state, around, inquiry, operation)
     except DeniedError as error:
         return _refuse(state, inquiry, error)
+    except TryLaterError as error:
+        return _put_off(state, inquiry, error)
 
 
-def key_set(issuer: str, state: State) -> Message:
-    """Return the published keys as followers get them."""
-    return {"seq": state.generation, "issuer": issuer, "keys": [jwk(b64decode(key.x)) for key in state.keys.values()]}
+def follow_message(issuer: str, state: State) -> Message:
+    """Return what followers are told: the published keys, and what is cut off."""
+    return {
+        "seq": state.generation,
+        "issuer": issuer,
+        "keys": [jwk(b64decode(key.x)) for key in state.keys.values()],
+        **standing_to_wire(state.standing),
+    }
 
 
 def _check_allowed(inquiry: Inquiry) -> None:
-    if OPERATION_GROUPS[type(inquiry.operation)] not in inquiry.allowed:
+    group = OPERATION_GROUPS[type(inquiry.operation)]
+    if isinstance(inquiry.operation, ExplainRequest) and _is_about_others(inquiry.operation):
+        group = "admin"
+    if group not in inquiry.allowed:
         raise DeniedError(
             ErrorCode.OPERATION_NOT_ALLOWED,
-            f"'{operation_name(inquiry.operation)}' is not served on this socket; use the broker's socket for "
-            f"'{OPERATION_GROUPS[type(inquiry.operation)]}'",
+            f"'{operation_name(inquiry.operation)}' is not served on this socket; "
+            f"use the broker's socket for '{group}'",
         )
 
 
-def _issue(rules: Rules, request: IssueRequest, inquiry: Inquiry) -> Decision:
-    caller = inquiry.caller
-    if inquiry.exited:
-        raise DeniedError(
-            ErrorCode.DENIED, "the process that opened this connection has exited; connect from the process that asks"
-        )
-    grant = find_grant(rules.rules, caller)
-    if grant is None or caller.uid is None:
-        raise DeniedError(ErrorCode.DENIED, _no_rule(rules, caller))
-    terms = agree(request, grant, rules.default_ttl)
-    claims = _claims(rules.issuer, grant, terms, caller.uid, inquiry)
-    return Decision(_issued_result(claims), (_issued(claims, grant, inquiry),), claims)
+def _is_about_others(request: ExplainRequest) -> bool:
+    return request.pid is not None or request.uid is not None
 
 
-def _claims(issuer: str, grant: Grant, terms: Terms, uid: int, inquiry: Inquiry) -> Claims:
-    issued_at = int(inquiry.moment.time)
+def _issue(rules: Rules, state: State, request: IssueRequest, inquiry: Inquiry) -> Decision:
+    agreed = judge(rules, state, inquiry.caller, request, exited=inquiry.exited, time=inquiry.moment.time)
+    claims = _claims(rules.issuer, state, agreed, inquiry)
+    return Decision(_issued_result(claims), (_issued(claims, agreed, inquiry),), claims)
+
+
+def _claims(issuer: str, state: State, agreed: Agreed, inquiry: Inquiry) -> Claims:
+    terms, moment = agreed.terms, inquiry.moment
+    unit = None if inquiry.caller.cgroup is None else inquiry.caller.cgroup.unit_name
+    issued_at = _issued_at(state, agreed, unit, inquiry)
     return Claims(
         issuer=issuer,
-        subject=grant.identity,
+        subject=agreed.grant.identity,
         audience=terms.audience,
         issued_at=issued_at,
         expires_at=issued_at + terms.ttl,
         token_id=inquiry.token_id,
         scope=terms.scope,
-        actors=(f"uid:{uid}",),
-        confirmation=Confirmation(uid=uid),
-        boot=BootDeadline(id=inquiry.moment.boot_id, deadline=int(inquiry.moment.boottime) + terms.ttl),
+        actors=(f"uid:{agreed.uid}",) if unit is None else (f"{UNIT_ACTOR}{unit}", f"uid:{agreed.uid}"),
+        confirmation=_confirmation(agreed, inquiry.caller),
+        boot=BootDeadline(id=moment.boot_id, deadline=int(moment.boottime) + terms.ttl),
+        reconnect=agreed.grant.reconnect,
     )
 
 
-def _issued(claims: Claims, grant: Grant, inquiry: Inquiry) -> Issued:
+def _issued_at(state: State, agreed: Agreed, unit: str | None, inquiry: Inquiry) -> int:
+    """Return `iat`: now, or the first second that no revocation covers, so that none hits what came after it."""
+    covered = (
+        revocation.issued_until + 1
+        for revocation in state.standing.revocations
+        if revocation.means(inquiry.token_id, agreed.uid, unit, agreed.grant.identity)
+    )
+    return max(int(inquiry.moment.time), *covered, 0)
+
+
+def _confirmation(agreed: Agreed, caller: Caller) -> Confirmation:
+    """Return what the token is bound to. `agree` has seen to it that what the binding needs is known."""
+    binding = agreed.terms.binding
+    bound = Confirmation(uid=agreed.uid)
+    if binding is not Binding.UID and caller.cgroup is not None:
+        bound = bound._replace(cgroup=caller.cgroup.unit_id or caller.cgroup.id)
+    if binding is Binding.PROCESS and caller.pid is not None and caller.process is not None:
+        bound = bound._replace(process=Process(caller.pid, caller.process))
+    return bound
+
+
+def _issued(claims: Claims, agreed: Agreed, inquiry: Inquiry) -> Issued:
     return Issued(
         time=inquiry.moment.time,
         jti=claims.token_id,
@@ -159,10 +171,14 @@ def _issued(claims: Claims, grant: Grant, inquiry: Inquiry) -> Issued:
         aud=claims.audience,
         scope=join_scope(claims.scope),
         exp=claims.expires_at,
-        uid=claims.confirmation.uid,
+        uid=agreed.uid,
         gid=inquiry.caller.gid,
         pid=inquiry.caller.pid,
-        rule=grant.rule,
+        rule=agreed.grant.rule,
+        iat=claims.issued_at,
+        unit=claims.unit,
+        binding=agreed.terms.binding.value,
+        usable_until=int(inquiry.moment.boottime) + max(claims.lifetime, claims.reconnect) + 1,
     )
 
 
@@ -175,39 +191,44 @@ def _issued_result(claims: Claims) -> Message:
     }
 
 
-def _no_rule(rules: Rules, caller: Caller) -> str:
-    if caller.uid is None:
-        return "your user is not known in the broker's user namespace, so no rule can match; connect from outside"
-    if rules.source is None:
-        return (
-            f"this broker serves only the user who started it, and not uid {caller.uid}; ask as that user, or set up a "
-            "broker for the whole machine (gatepass-broker --config FILE)"
-        )
-    return (
-        f"no rule of the broker matches uid {caller.uid}; ask the administrator for a [[rule]] in {rules.source}, "
-        "and log in again if you were added to a group just now"
-    )
+def _explain(rules: Rules, state: State, request: ExplainRequest, inquiry: Inquiry) -> Decision:
+    others = _is_about_others(request)
+    subject = inquiry.subject if others else inquiry.caller
+    if subject is None:
+        raise DeniedError(ErrorCode.INVALID_REQUEST, f"there is no process {request.pid}")
+    wanted = IssueRequest(request.audience, request.scope, request.ttl, request.binding)
+    exited = inquiry.exited and not others
+    return Decision(explain(rules, state, subject, wanted, exited=exited, time=inquiry.moment.time, as_admin=others))
 
 
 def _whoami(rules: Rules, caller: Caller) -> Message:
     grant = find_grant(rules.rules, caller)
     return {
-        "caller": {"uid": caller.uid, "gid": caller.gid, "groups": sorted(caller.groups), "pid": caller.pid},
+        "caller": {
+            "uid": caller.uid,
+            "gid": caller.gid,
+            "groups": sorted(caller.groups),
+            "pid": caller.pid,
+            "unit": None if caller.cgroup is None else caller.cgroup.unit_name,
+            "cgroup": None if caller.cgroup is None else caller.cgroup.path,
+        },
         "grant": None
         if grant is None
         else {
             "identity": grant.identity,
             "audiences": list(grant.audiences),
-            "scope": join_scope(grant.scopes),
+            "scope": " ".join((*grant.scopes, *grant.scope_patterns)),
             "max_ttl": grant.max_ttl,
+            "binding": grant.binding.value,
+            "reconnect": grant.reconnect,
         },
         "issuer": rules.issuer,
     }
 
 
-def _status(rules: Rules, state: State, standing: Standing, moment: Moment) -> Message:
+def _status(rules: Rules, state: State, around: Surroundings, moment: Moment) -> Message:
     return {
-        "version": standing.version,
+        "version": around.version,
         "issuer": rules.issuer,
         "state": "running",
         "started": state.started,
@@ -217,20 +238,29 @@ def _status(rules: Rules, state: State, standing: Standing, moment: Moment) -> M
             for key in state.keys.values()
         ],
         "issued": state.issued,
-        "refused": state.refused + standing.unverified,
-        "connections": standing.connections,
+        "refused": state.refused + around.unverified,
+        "connections": around.connections,
         "configured": state.configured,
+        "locked": state.locked,
+        "gateways": len(around.followers),
     }
 
 
-def _verify(rules: Rules, standing: Standing, request: VerifyRequest, inquiry: Inquiry) -> Decision:
+def _verify(rules: Rules, state: State, around: Surroundings, request: VerifyRequest, inquiry: Inquiry) -> Decision:
     expected = Expected(rules.issuer, _audience_here(rules, request, inquiry.caller), inquiry.moment)
     try:
-        claims = check_token(request.token, standing.keys, expected)
-        check_binding(claims, inquiry.caller.uid)
+        claims = check_token(request.token, around.keys, expected)
+        check_binding(claims, _presenter(inquiry.caller, around))
+        state.standing.check(claims)
     except GatepassError as error:
         return Decision(error)
     return Decision({"claims": claims_to_json(claims)})
+
+
+def _presenter(caller: Caller, around: Surroundings) -> Presenter:
+    """Return the caller as a gateway would see it: in its own cgroup, and in the unit that this lies in."""
+    where = () if caller.cgroup is None else (caller.cgroup.id, caller.cgroup.unit_id)
+    return Presenter(caller.uid, lambda cgroup: cgroup in where, around.is_alive)
 
 
 def _audience_here(rules: Rules, request: VerifyRequest, caller: Caller) -> str:
@@ -261,6 +291,18 @@ def _refuse(state: State, inquiry: Inquiry, error: DeniedError) -> Decision:
         pid=inquiry.caller.pid,
     )
     return Decision(error, (refused,))
+
+
+def _put_off(state: State, inquiry: Inquiry, error: TryLaterError) -> Decision:
+    """Ask the caller to come later; on the record once for each minute in which a rule's tokens are used up."""
+    uid, time = inquiry.caller.uid, inquiry.moment.time
+    if not isinstance(error, UsedUpError) or uid is None:
+        return Decision(error)
+    bucket = state.issues_in_window(uid, error.rule, time)
+    if bucket is not None and bucket.throttled_until:
+        return Decision(error)
+    until = int(time) + (error.retry_after or 0)
+    return Decision(error, (Throttled(time=time, uid=uid, until=until, rule=error.rule),))
 
 
 def _too_many(seconds: int) -> TryLaterError:

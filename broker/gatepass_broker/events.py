@@ -10,6 +10,9 @@ from typing import Final
 
 import msgspec
 
+from gatepass.revocations import Cut, Revocation
+from gatepass.sessions import LeftBehind
+
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
     """Something that happened."""
@@ -24,6 +27,8 @@ class Started(Event, frozen=True, tag="started"):
     issuer: str
     version: str
     pid: int
+    boot_id: str = ""
+    """What was revoked in another boot needs no revocation any more: no token outlives its boot."""
 
 
 class Stopped(Event, frozen=True, tag="stopped"):
@@ -79,6 +84,11 @@ class Issued(Event, frozen=True, tag="issued"):
     gid: int | None
     pid: int | None
     rule: str
+    iat: int = 0
+    unit: str | None = None
+    binding: str = "uid"
+    usable_until: int = 0
+    """When nobody can log in with it any more, reconnecting included. Seconds of CLOCK_BOOTTIME."""
 
 
 class Refused(Event, frozen=True, tag="refused"):
@@ -96,6 +106,41 @@ class Throttled(Event, frozen=True, tag="throttled"):
 
     uid: int | None
     until: int
+    rule: str | None = None
+    """The rule whose tokens for a minute are used up; None for a user who was refused too often."""
+
+
+class Revoked(Event, frozen=True, tag="revoked"):
+    """Tokens were revoked."""
+
+    by: Cut
+    value: str
+    issued_until: int
+    boottime: int
+    """When it was done. Seconds of CLOCK_BOOTTIME."""
+    needed_until: int
+    """When none of the tokens could be used any more in any case. Seconds of CLOCK_BOOTTIME."""
+    uid: int | None
+    """Who did it."""
+
+
+class Locked(Event, frozen=True, tag="locked"):
+    """Nothing is issued or accepted from here on."""
+
+    uid: int | None
+
+
+class Unlocked(Event, frozen=True, tag="unlocked"):
+    """The lock ended."""
+
+    uid: int | None
+
+
+class LeftBehindBy(Event, frozen=True, tag="left_behind"):
+    """A session at a gateway made something that outlives it."""
+
+    gateway: str
+    record: LeftBehind
 
 
 class PublishedKey(msgspec.Struct, frozen=True):
@@ -109,6 +154,14 @@ class PublishedKey(msgspec.Struct, frozen=True):
     """None while the key signs or will sign. Seconds since the epoch."""
 
 
+class StandingRevocation(msgspec.Struct, frozen=True):
+    """A revocation and for how long it is needed."""
+
+    revocation: Revocation
+    needed_until: int
+    """Seconds of CLOCK_BOOTTIME."""
+
+
 class Checkpoint(Event, frozen=True, tag="checkpoint"):
     """The whole state, so that what came before need not be read."""
 
@@ -119,6 +172,12 @@ class Checkpoint(Event, frozen=True, tag="checkpoint"):
     issued: int
     refused: int
     latest_end: int = 0
+    boot_id: str = ""
+    latest_issue: int = 0
+    latest_use: int = 0
+    locked: bool = False
+    revocations: tuple[StandingRevocation, ...] = ()
+    left_behind: tuple[LeftBehind, ...] = ()
 
 
 AnyEvent = (
@@ -132,6 +191,10 @@ AnyEvent = (
     | Issued
     | Refused
     | Throttled
+    | Revoked
+    | Locked
+    | Unlocked
+    | LeftBehindBy
     | Checkpoint
 )
 

@@ -2,6 +2,12 @@
 
 Credentials are those of the moment of `connect`: whoever holds the socket later, after a fork, an exec or a transfer,
 still speaks as the process that opened it. What cannot be learned is None, and None never matches a rule.
+
+The kernel names the process in one of three ways, and none of them can name another that has its pid since:
+
+- Linux 6.13: a pidfd comes with the connection (SO_PEERPIDFD), and tells the cgroup (PIDFD_GET_INFO);
+- Linux 6.5: a pidfd comes with the connection; the cgroup is read in /proc while the pidfd shows the process alive;
+- before: the pidfd is opened by the pid, and counts if its process began before the connection (`pidfd.hold_by_pid`).
 """
 
 from __future__ import annotations
@@ -9,14 +15,16 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import select
 import socket
 import struct
 from functools import cache
 from pathlib import Path
 from typing import Final, Protocol
 
+from gatepass.daemon.processes import has_exited, pidfs_inode
 from gatepass_broker.caller import Caller
+from gatepass_broker.pidfd import UNKNOWN, Held, hold_by_pid
+from gatepass_broker.places import Place, Places
 
 # Not in Python's socket module. Source: asm-generic/socket.h.
 SO_PEERGROUPS: Final = 59
@@ -51,11 +59,9 @@ class Peer:
         self._gone = gone
 
     def has_exited(self) -> bool:
-        """Whether the process that opened the connection is known to have ended. Source: pidfd_open(2), poll."""
+        """Whether the process that opened the connection is known to have ended."""
         if not self._gone and self._pidfd is not None:
-            poll = select.poll()
-            poll.register(self._pidfd, select.POLLIN)
-            self._gone = bool(poll.poll(0))
+            self._gone = has_exited(self._pidfd)
         return self._gone
 
     def close(self) -> None:
@@ -65,28 +71,45 @@ class Peer:
             self._pidfd = None
 
 
-def attest(connection: SocketOptions) -> Peer:
+def attest(connection: SocketOptions, places: Places, absent_at: int | None = None) -> Peer:
     """Return who opened `connection`. Raise `OSError` where the kernel does not tell: then nobody may be served.
 
-    The caller closes the `Peer`.
+    `absent_at` is a `pidfd.boottime` at which the connection was not there yet, needed where pidfds do not come with
+    connections. The caller closes the `Peer`.
     """
     pid, uid, gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     groups = _peer_groups(connection)
-    pidfd, gone = _peer_pidfd(connection)
+    held = _hold(connection, pid, absent_at)
     try:
+        # Pid 0 is a process of a pid namespace that is not seen from here: its user is all that is known of it.
+        seen = held.pidfd if pid else None
+        place = Place() if seen is None else places.find(seen, pid)
         caller = Caller(
             uid=None if uid == overflow_uid() else uid,
             gid=None if gid == overflow_gid() else gid,
             groups=groups - {overflow_gid()},
-            # 0 is a process of a pid namespace that is not seen from here.
             pid=pid or None,
-            process=None if pidfd is None else _pidfs_inode(pidfd),
+            process=None if seen is None else pidfs_inode(seen),
+            cgroup=place.cgroup,
+            nested=place.nested,
+            unsettled=held.unsettled or place.unsettled,
         )
     except BaseException:
-        if pidfd is not None:
-            os.close(pidfd)
+        if held.pidfd is not None:
+            os.close(held.pidfd)
         raise
-    return Peer(caller, pidfd, gone=gone)
+    return Peer(caller, held.pidfd, gone=held.gone)
+
+
+def pidfds_come_with_connections() -> bool:
+    """Whether the kernel gives a connection's process as a pidfd (Linux 6.5)."""
+    near, far = socket.socketpair()
+    with near, far:
+        held = _peer_pidfd(near)
+    if held is None or held.pidfd is None:
+        return False
+    os.close(held.pidfd)
+    return True
 
 
 def _peer_groups(connection: SocketOptions) -> frozenset[int]:
@@ -109,32 +132,26 @@ def _all_peer_groups(descriptor: int) -> bytes:
     return buffer.raw[: size.value]
 
 
-def _peer_pidfd(connection: SocketOptions) -> tuple[int | None, bool]:
-    """Return a pidfd of the caller's process, if there can be one, and whether that process is gone already."""
+def _hold(connection: SocketOptions, pid: int, absent_at: int | None) -> Held:
+    held = _peer_pidfd(connection)
+    if held is not None:
+        return held
+    return hold_by_pid(pid, absent_at) if pid else UNKNOWN
+
+
+def _peer_pidfd(connection: SocketOptions) -> Held | None:
+    """Return the hold that the kernel gives on the caller's process; None if it gives none with any connection."""
     try:
         raw = connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD, 4)
     except OSError as error:
         if error.errno in (errno.ESRCH, errno.EINVAL):
-            return None, True
-        if error.errno in (errno.ENOPROTOOPT, errno.ENODATA):  # before Linux 6.5; a peer without a process
-            return None, False
+            return Held(gone=True)
+        if error.errno == errno.ENODATA:  # a peer without a process
+            return UNKNOWN
+        if error.errno == errno.ENOPROTOOPT:  # before Linux 6.5
+            return None
         raise
-    return struct.unpack("i", raw)[0], False
-
-
-def _pidfs_inode(pidfd: int) -> int | None:
-    status = os.fstat(pidfd)
-    return None if status.st_dev == _anonymous_device() else status.st_ino
-
-
-@cache
-def _anonymous_device() -> int:
-    """The device of files without a file system of their own: pidfds were such before Linux 6.9, all of one inode."""
-    descriptor = os.eventfd(0, os.EFD_CLOEXEC)
-    try:
-        return os.fstat(descriptor).st_dev
-    finally:
-        os.close(descriptor)
+    return Held(struct.unpack("i", raw)[0])
 
 
 @cache

@@ -14,25 +14,13 @@ from gatepass.daemon.toml_tables import check_tables
 from gatepass.errors import ConfigurationError
 from gatepass.tokens import b64encode
 from gatepass_broker.config import resolve
+from gatepass_broker.operator_scopes import OPERATOR_SCOPES
 from gatepass_broker.schema import File
 from gatepass_broker.settings import Settings
 
-OPERATOR_SCOPES: Final = (
-    "operator.admin",
-    "operator.approvals",
-    "operator.pairing",
-    "operator.questions",
-    "operator.read",
-    "operator.sessions.read",
-    "operator.sessions.write",
-    "operator.talk",
-    "operator.talk.secrets",
-    "operator.write",
-)
-"""Every operator scope of OpenClaw (its docs, gateway/operator-scopes.md). All by name, because OpenClaw intersects
-names: it does not take `operator.admin` to include `operator.read` there."""
-
 DEFAULT_AUDIENCES: Final = ("openclaw",)
+RECONNECT_SECONDS: Final = 28_800
+"""Eight hours: a working day with `openclaw tui`."""
 
 
 def personal(  # noqa: PLR0913 - one for each option of the command line
@@ -60,7 +48,15 @@ def personal(  # noqa: PLR0913 - one for each option of the command line
             **({} if ttl is None else {"default_ttl": ttl, "max_ttl": ttl}),
         },
         "socket": [{"path": str(path), "mode": "0600", "allow": ["request", "follow", "admin"]}],
-        "rule": [{"name": "personal", "uid": uid, "scopes": [*scopes], "audiences": [*audiences]}],
+        "rule": [
+            {
+                "name": "personal",
+                "uid": uid,
+                "scopes": [*scopes],
+                "audiences": [*audiences],
+                "reconnect": RECONNECT_SECONDS,
+            }
+        ],
     }
     digest = b64encode(hashlib.sha256(msgspec.json.encode(tables, order="deterministic")).digest())
     return resolve(check_tables(tables, File), source=None, digest=digest)

@@ -22,10 +22,14 @@ from gatepass.daemon.pulse import keep_manager_informed
 from gatepass.daemon.safe_paths import check_directory, make_directory
 from gatepass.daemon.systemd import Manager
 from gatepass.frames import Message
+from gatepass_broker.acceptor import Acceptor
+from gatepass_broker.bystander import caller_of_process
 from gatepass_broker.connection import Connection, House
 from gatepass_broker.journal import Journal, JournalError
 from gatepass_broker.jwks import write_jwks
 from gatepass_broker.listener import Listener, adopt_listeners, open_listener
+from gatepass_broker.peer import pidfds_come_with_connections
+from gatepass_broker.places import Places
 from gatepass_broker.pulse import answers
 from gatepass_broker.service import Broker
 from gatepass_broker.settings import ConnectionLimits, Settings
@@ -118,11 +122,19 @@ async def running(
         journal = Journal(make_directory(settings.state_dir / "journal"), settings.journal)
         stack.callback(journal.close)
         vault = open_vault(manager)
-        broker = Broker(settings.rules, settings.lifetimes, journal, version=version, clock=clock, vault=vault)
-        house = House(broker, _within_descriptors(settings.limits))
-        broker.on_keys(house.keys_changed)
+        places = Places.of_this_machine()
+        broker = Broker(
+            settings.rules,
+            settings.lifetimes,
+            journal,
+            version=version,
+            clock=clock,
+            vault=vault,
+            caller_of=partial(caller_of_process, places=places),
+        )
+        house = House(broker, _within_descriptors(settings.limits), places)
         if settings.jwks_file is not None:
-            broker.on_keys(_jwks_writer(settings.jwks_file))
+            broker.on_change(_jwks_writer(settings.jwks_file))
         listeners = _listen(stack, settings, manager)
         broker.start(settings.digest)
         stack.callback(_record_stop, broker, journal)
@@ -204,9 +216,12 @@ def _listen(stack: AsyncExitStack, settings: Settings, manager: Manager) -> list
     return listeners
 
 
-async def _accept(listener: Listener, house: House) -> asyncio.Server:
+async def _accept(listener: Listener, house: House) -> asyncio.Server | Acceptor:
     loop = asyncio.get_running_loop()
     allowed = listener.settings.allow
+    if not pidfds_come_with_connections():
+        listener.socket.listen(BACKLOG)
+        return Acceptor(listener.socket, partial(Connection, house, allowed))
     # From Python 3.13 on, closing the server would remove the path, which may be the service manager's.
     options: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
     server = await loop.create_unix_server(
@@ -216,7 +231,7 @@ async def _accept(listener: Listener, house: House) -> asyncio.Server:
     return server
 
 
-async def _stop_accepting(server: asyncio.Server) -> None:
+async def _stop_accepting(server: asyncio.Server | Acceptor) -> None:
     server.close()
 
 

@@ -11,20 +11,35 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from gatepass.clock import Moment
+from gatepass.daemon.processes import is_alive
 from gatepass.errors import GatepassError
 from gatepass.frames import Message
-from gatepass.messages import error_message, ok_message, parse_request
+from gatepass.messages import (
+    ExplainRequest,
+    FollowRequest,
+    Operation,
+    ReportRequest,
+    error_message,
+    ok_message,
+    parse_request,
+)
 from gatepass.tokens import VerificationKey, b64encode, encode_token, key_table
-from gatepass_broker.decide import Decision, Inquiry, Rules, Standing, decide, key_set
-from gatepass_broker.events import AnyEvent, Configured, Recovered, Started, Stopped
+from gatepass_broker.caller import Caller
+from gatepass_broker.decide import decide, follow_message
+from gatepass_broker.events import AnyEvent, Configured, LeftBehindBy, Recovered, Started, Stopped
+from gatepass_broker.followers import Followers, Progress
+from gatepass_broker.inquiry import Decision, Inquiry, Surroundings
 from gatepass_broker.journal import Journal
+from gatepass_broker.judge import Rules
 from gatepass_broker.keys import KeyRing, removals, retirements, verification_key
 from gatepass_broker.peer import Peer
 from gatepass_broker.settings import Lifetimes
 from gatepass_broker.state import State
 from gatepass_broker.vault import Vault
 
-KeysChanged = Callable[[Message], None]
+Told = Callable[[Message], None]
+CallerOf = Callable[[int], Caller | None]
+"""Returns what the kernel says of the process with a pid; None if there is none."""
 
 
 class Answer(NamedTuple):
@@ -32,14 +47,17 @@ class Answer(NamedTuple):
 
     message: Message
     follows: bool = False
-    """Whether the connection gets the key set again, under this reply's id, whenever it changes."""
+    """Whether the connection gets what followers are told, under this reply's id, at each change."""
+    awaits: Progress | None = None
+    """What the followers have to carry out before `message` can be completed, by `Broker.outcome`, and sent."""
 
 
 class Broker:
     """Answers requests. Owns the state, the keys and the journal; knows nothing of sockets.
 
-    `vault` has the private keys of an earlier run, if anybody has. `clock` returns the present moment. Every method
-    that changes something raises `JournalError` if that cannot be recorded, and then has changed nothing.
+    `vault` has the private keys of an earlier run, if anybody has. `clock` returns the present moment. `caller_of`
+    returns who a process is. Every method that changes something raises `JournalError` if that cannot be recorded, and
+    then has changed nothing.
     """
 
     def __init__(  # noqa: PLR0913 - the parts that it is made of
@@ -51,13 +69,17 @@ class Broker:
         version: str,
         clock: Callable[[], Moment],
         vault: Vault | None = None,
+        caller_of: CallerOf = lambda _: None,
     ) -> None:
         self._rules = rules
         self._lifetimes = lifetimes
         self._journal = journal
         self._version = version
         self._clock = clock
-        self._on_keys: list[KeysChanged] = []
+        self._caller_of = caller_of
+        self._followers = Followers()
+        self._on_change: list[Told] = []
+        self._on_report: list[Callable[[], None]] = []
         self._state = journal.state
         self._vault = vault or Vault()
         self._keys = _key_ring(self._state, self._vault, clock().time, lifetimes.key)
@@ -72,7 +94,15 @@ class Broker:
     def start(self, digest: str) -> None:
         """Record that the broker runs, under the configuration with this digest, and publish its key."""
         now = self._clock().time
-        started: list[AnyEvent] = [Started(time=now, issuer=self._rules.issuer, version=self._version, pid=os.getpid())]
+        started: list[AnyEvent] = [
+            Started(
+                time=now,
+                issuer=self._rules.issuer,
+                version=self._version,
+                pid=os.getpid(),
+                boot_id=self._clock().boot_id,
+            )
+        ]
         if self._journal.cut:
             started.insert(0, Recovered(time=now, cut=self._journal.cut))
         held = {key.kid: key for key in self._keys.keys}
@@ -95,9 +125,13 @@ class Broker:
         """Return for how many seconds a token may live on: longer than now configured, if more was allowed before."""
         return max(self._lifetimes.token, self._state.latest_end - int(now))
 
-    def on_keys(self, told: KeysChanged) -> None:
-        """Let `told` be called with the new key set whenever it changes."""
-        self._on_keys.append(told)
+    def on_change(self, told: Told) -> None:
+        """Let `told` be called with what followers are told, at each change."""
+        self._on_change.append(told)
+
+    def on_report(self, told: Callable[[], None]) -> None:
+        """Let `told` be called when followers have carried something out, or are gone."""
+        self._on_report.append(told)
 
     def stop(self) -> None:
         """Record that the broker stopped."""
@@ -116,22 +150,72 @@ class Broker:
         Raise `ProtocolError` and `InvalidRequestError` as `parse_request` does, and `JournalError`.
         """
         request = parse_request(message)
+        operation = request.operation
         inquiry = Inquiry(
-            operation=request.operation,
+            operation=operation,
             caller=peer.caller,
             exited=peer.has_exited(),
             allowed=allowed,
             moment=self._clock(),
             token_id=b64encode(os.urandom(16)),
+            subject=self._subject(operation) if "admin" in allowed else None,
         )
-        standing = Standing(self._version, connections, self._unverified, self._table)
-        decision = decide(self._rules, self._state, standing, inquiry)
+        around = Surroundings(
+            self._version, connections, self._unverified, self._table, self._followers, is_alive=is_alive
+        )
+        before = self._state.generation
+        decision = decide(self._rules, self._state, around, inquiry)
         self._record(decision.events)
-        return Answer(self._reply(request.id, decision), decision.follows)
+        reply = self._reply(request.id, decision)
+        if isinstance(decision.result, GatepassError):
+            return Answer(reply)
+        match operation:
+            case FollowRequest():
+                self._followers.add(peer, operation.name, inquiry.moment.time)
+            case ReportRequest():
+                self._take_report(peer, operation)
+        # Who has been told of a change can carry it out: they are told before it is looked who has.
+        awaits = self._followers.progress(self._state.generation) if decision.awaits_followers else None
+        if self._state.generation != before:
+            self._tell()
+        return Answer(reply, decision.follows, awaits)
 
-    def key_set(self) -> Message:
-        """Return the published keys as followers get them."""
-        return key_set(self._rules.issuer, self._state)
+    def is_awaited(self, progress: Progress) -> bool:
+        """Whether a connected follower has still to carry this out."""
+        return self._followers.is_awaited(progress)
+
+    def outcome(self, answer: Answer) -> Message:
+        """Return the reply that `answer` began, completed with how far the followers have got."""
+        return answer.message if answer.awaits is None else {**answer.message, **self._followers.outcome(answer.awaits)}
+
+    def gone(self, peer: Peer) -> None:
+        """Take note that the connection of `peer` has ended."""
+        self._followers.remove(peer)
+        self._tell_of_reports()
+
+    def _subject(self, operation: Operation) -> Caller | None:
+        """Return whom an administrator asks about, if that is not itself."""
+        match operation:
+            case ExplainRequest(pid=int(pid)):
+                return self._caller_of(pid)
+            case ExplainRequest(uid=int(uid)):
+                groups = frozenset(operation.groups or ())
+                return Caller(uid=uid, gid=operation.gid, groups=groups, pid=None, process=None)
+        return None
+
+    def _take_report(self, peer: Peer, report: ReportRequest) -> None:
+        follower, left_behind = self._followers.read(peer, report)
+        now = self._clock().time
+        self._record([LeftBehindBy(time=now, gateway=follower.name, record=record) for record in left_behind])
+        self._tell_of_reports()
+
+    def _tell_of_reports(self) -> None:
+        for told in self._on_report:
+            told()
+
+    def follow_message(self) -> Message:
+        """Return what followers are told."""
+        return follow_message(self._rules.issuer, self._state)
 
     def turn_keys(self) -> float:
         """Do what is due with the keys, and return in how many seconds to ask again."""
@@ -175,8 +259,11 @@ class Broker:
 
     def _publish(self) -> None:
         self._table = key_table([verification_key(key) for key in self._state.keys.values()])
-        for told in self._on_keys:
-            told(self.key_set())
+        self._tell()
+
+    def _tell(self) -> None:
+        for told in self._on_change:
+            told(self.follow_message())
 
 
 def _key_ring(state: State, vault: Vault, now: float, lifetime: int) -> KeyRing:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from gatepass_broker.decide import Rules
+from gatepass_broker.judge import Rules
 
 
 class ConnectionLimits(NamedTuple):
@@ -59,4 +59,6 @@ class Settings(NamedTuple):
     jwks_file: Path | None
     sockets: tuple[SocketSettings, ...]
     digest: str
-    """SHA-256 of the configuration, base64url."""
+    """SHA-256 of the configuration, all its files together, base64url."""
+    rule_files: tuple[Path, ...] = ()
+    """Files of `conf.d` that rules come from, in their order."""

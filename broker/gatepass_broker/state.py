@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from msgspec import structs
 
+from gatepass.revocations import Cut, Revocation, Standing
+from gatepass.sessions import LeftBehind
 from gatepass_broker.events import (
     AnyEvent,
     Checkpoint,
@@ -14,10 +16,15 @@ from gatepass_broker.events import (
     KeyAdded,
     KeyRemoved,
     KeyRetired,
+    LeftBehindBy,
+    Locked,
     PublishedKey,
     Refused,
+    Revoked,
+    StandingRevocation,
     Started,
     Throttled,
+    Unlocked,
 )
 
 REFUSALS_PER_MINUTE: Final = 30
@@ -26,13 +33,17 @@ WINDOW: Final = 60
 """Seconds."""
 MAX_BUCKETS: Final = 1_024
 """Users whose refusals are counted at a time; beyond, the one who was counted longest ago is forgotten."""
+MAX_REVOCATIONS: Final = 128
+"""As many as followers can be told in one frame. One more revokes everything instead."""
+MAX_LEFT_BEHIND: Final = 1_000
+"""Beyond, the oldest is forgotten here; the journal has it."""
 
 
 class Bucket(NamedTuple):
-    """Refusals of one uid in the window that began at `since`."""
+    """What was counted in the window that began at `since`."""
 
     since: float
-    refusals: int
+    times: int
     throttled_until: int = 0
 
 
@@ -43,31 +54,49 @@ class State:
         self.keys: dict[str, PublishedKey] = {}
         """By kid, in the order in which they were made."""
         self.generation = 0
-        """Rises with every change of `keys`."""
+        """Rises with every change that followers are told of: keys, revocations, the lock."""
         self.latest_end = 0
         """When the last of all tokens ends. Seconds since the epoch."""
+        self.boot_id = ""
+        self.latest_issue = 0
+        """The latest `iat` of all tokens."""
+        self.latest_use = 0
+        """When the last of all tokens can be used for the last time, in this boot. Seconds of CLOCK_BOOTTIME."""
+        self.locked = False
+        self.revocations: tuple[StandingRevocation, ...] = ()
+        self.left_behind: tuple[LeftBehind, ...] = ()
         self.issued = 0
         self.refused = 0
         self.started = 0
         self.configured = 0
         """When this run, and this configuration, began. Seconds since the epoch."""
         self.refusals: dict[int | None, Bucket] = {}
+        self.issues: dict[tuple[int, str], Bucket] = {}
+        """By uid and rule."""
+
+    @property
+    def standing(self) -> Standing:
+        """What is cut off."""
+        return Standing(self.locked, tuple(entry.revocation for entry in self.revocations))
 
     def apply(self, event: AnyEvent) -> None:
         """Let `event` have happened."""
         match event:
-            case Issued(exp=end):
-                self.issued += 1
-                self.latest_end = max(self.latest_end, end)
+            case Issued():
+                self._count_issue(event)
             case Refused(uid=uid, time=time):
                 self.refused += 1
-                self._count_refusal(uid, time)
-            case Throttled(uid=uid, until=until, time=time):
-                self.refusals[uid] = Bucket(time, 0, until)
+                _count(self.refusals, uid, time)
+            case Throttled():
+                self._throttle(event)
             case KeyAdded() | KeyRetired() | KeyRemoved():
                 self._change_keys(event)
-            case Started(time=time):
-                self.started = int(time)
+            case Revoked() | Locked() | Unlocked():
+                self._cut_off(event)
+            case LeftBehindBy(record=record):
+                self.left_behind = (*self.left_behind, record)[-MAX_LEFT_BEHIND:]
+            case Started():
+                self._start(event)
             case Configured(time=time):
                 self.configured = int(time)
             case Checkpoint():
@@ -83,6 +112,12 @@ class State:
             issued=self.issued,
             refused=self.refused,
             latest_end=self.latest_end,
+            boot_id=self.boot_id,
+            latest_issue=self.latest_issue,
+            latest_use=self.latest_use,
+            locked=self.locked,
+            revocations=self.revocations,
+            left_behind=self.left_behind,
         )
 
     def throttled_for(self, uid: int | None, time: float) -> int:
@@ -95,18 +130,54 @@ class State:
 
     def refusals_in_window(self, uid: int | None, time: float) -> int:
         """Return how often `uid` was refused in the window that `time` falls into."""
-        bucket = self.refusals.get(uid)
-        return bucket.refusals if bucket is not None and 0 <= time - bucket.since < WINDOW else 0
+        bucket = _in_window(self.refusals.get(uid), time)
+        return 0 if bucket is None else bucket.times
 
-    def _count_refusal(self, uid: int | None, time: float) -> None:
-        count = self.refusals_in_window(uid, time)
-        if count:
-            self.refusals[uid] = self.refusals[uid]._replace(refusals=count + 1)
-            return
-        self.refusals.pop(uid, None)
-        if len(self.refusals) >= MAX_BUCKETS:
-            del self.refusals[next(iter(self.refusals))]
-        self.refusals[uid] = Bucket(time, 1)
+    def issues_in_window(self, uid: int, rule: str, time: float) -> Bucket | None:
+        """Return how many tokens `uid` got by `rule` in the window that `time` falls into; None for none."""
+        return _in_window(self.issues.get((uid, rule)), time)
+
+    def issued_until(self, time: float) -> int:
+        """Return what a revocation at `time` has to cover: all that was issued, also before the clock was set back."""
+        return max(int(time), self.latest_issue)
+
+    def _count_issue(self, event: Issued) -> None:
+        self.issued += 1
+        self.latest_end = max(self.latest_end, event.exp)
+        self.latest_issue = max(self.latest_issue, event.iat)
+        self.latest_use = max(self.latest_use, event.usable_until)
+        _count(self.issues, (event.uid, event.rule), event.time)
+
+    def _throttle(self, event: Throttled) -> None:
+        if event.rule is None:
+            self.refusals[event.uid] = Bucket(event.time, 0, event.until)
+        elif event.uid is not None and (bucket := self.issues.get((event.uid, event.rule))):
+            self.issues[event.uid, event.rule] = bucket._replace(throttled_until=event.until)
+
+    def _cut_off(self, event: Revoked | Locked | Unlocked) -> None:
+        self.generation += 1
+        if isinstance(event, Revoked):
+            self._revoke(event)
+        else:
+            self.locked = isinstance(event, Locked)
+
+    def _revoke(self, event: Revoked) -> None:
+        revocation = Revocation(event.by, event.value, event.issued_until)
+        kept = [
+            entry
+            for entry in self.revocations
+            if entry.needed_until > event.boottime
+            and (entry.revocation.by, entry.revocation.value) != (event.by, event.value)
+        ]
+        if len(kept) == MAX_REVOCATIONS or revocation.by is Cut.ALL:
+            kept, revocation = [], Revocation(Cut.ALL, "", event.issued_until)
+        self.revocations = (*kept, StandingRevocation(revocation, event.needed_until))
+
+    def _start(self, event: Started) -> None:
+        self.started = int(event.time)
+        if event.boot_id != self.boot_id:
+            self.boot_id, self.latest_use = event.boot_id, 0
+            self.revocations = ()
 
     def _change_keys(self, event: KeyAdded | KeyRetired | KeyRemoved) -> None:
         self.generation += 1
@@ -123,3 +194,24 @@ class State:
         self.keys = {key.kid: key for key in event.keys}
         self.generation, self.issued, self.refused = event.generation, event.issued, event.refused
         self.latest_end = event.latest_end
+        self.boot_id, self.latest_issue, self.latest_use = event.boot_id, event.latest_issue, event.latest_use
+        self.locked, self.revocations, self.left_behind = event.locked, event.revocations, event.left_behind
+
+
+_Key = TypeVar("_Key")
+
+
+def _in_window(bucket: Bucket | None, time: float) -> Bucket | None:
+    return bucket if bucket is not None and 0 <= time - bucket.since < WINDOW else None
+
+
+def _count(buckets: dict[_Key, Bucket], key: _Key, time: float) -> None:
+    """Count one more of `key` at `time`. Of too many keys the one that was counted longest ago is forgotten."""
+    bucket = _in_window(buckets.get(key), time)
+    if bucket is not None and bucket.times:
+        buckets[key] = bucket._replace(times=bucket.times + 1)
+        return
+    buckets.pop(key, None)
+    if len(buckets) >= MAX_BUCKETS:
+        del buckets[next(iter(buckets))]
+    buckets[key] = Bucket(time, 1)

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
         TryLaterError,
         UnreachableError,
     )
+    from gatepass.explanation import Explanation
     from gatepass.messages import IssuedToken
+    from gatepass.oversight import Enforced, LeftBehindList, SessionList
     from gatepass.replies import Status, VerifiedToken, Whoami
     from gatepass.source import TokenSource
 
@@ -32,10 +34,14 @@ __all__ = [
     "Client",
     "ConfigurationError",
     "DeniedError",
+    "Enforced",
     "ErrorCode",
+    "Explanation",
     "GatepassError",
     "IssuedToken",
+    "LeftBehindList",
     "ProtocolError",
+    "SessionList",
     "Status",
     "TokenError",
     "TokenSource",
@@ -48,7 +54,11 @@ __all__ = [
 
 _ELSEWHERE: Final = {
     "Client": "gatepass.client",
+    "Enforced": "gatepass.oversight",
+    "Explanation": "gatepass.explanation",
     "IssuedToken": "gatepass.messages",
+    "LeftBehindList": "gatepass.oversight",
+    "SessionList": "gatepass.oversight",
     "Status": "gatepass.replies",
     "TokenSource": "gatepass.source",
     "VerifiedToken": "gatepass.replies",

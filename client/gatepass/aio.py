@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from socket import socket as Socket  # noqa: N812 - `socket` is the name of a parameter here
 from types import TracebackType
 
@@ -9,12 +10,33 @@ import anyio
 from anyio import to_thread
 
 from gatepass.aio_source import AsyncTokenSource
-from gatepass.client import ANSWERS, DEFAULT_TIMEOUT, process_identity, verify_request
+from gatepass.client import ANSWERS, DEFAULT_TIMEOUT, explain_request, process_identity, verify_request
 from gatepass.connection import connect
-from gatepass.errors import GatepassError
+from gatepass.errors import ErrorCode, GatepassError
 from gatepass.exchange import READ_SIZE, Exchange
+from gatepass.explanation import Explanation, explanation_reply
 from gatepass.frames import Message
-from gatepass.messages import IssuedToken, IssueRequest, Operation, StatusRequest, WhoamiRequest, issued_token
+from gatepass.messages import (
+    IssuedToken,
+    IssueRequest,
+    LeftBehindRequest,
+    LockRequest,
+    Operation,
+    RevokeRequest,
+    SessionsRequest,
+    StatusRequest,
+    UnlockRequest,
+    WhoamiRequest,
+    issued_token,
+)
+from gatepass.oversight import (
+    Enforced,
+    LeftBehindList,
+    SessionList,
+    enforced_reply,
+    left_behind_reply,
+    sessions_reply,
+)
 from gatepass.paths import default_socket
 from gatepass.patience import Patience
 from gatepass.replies import Status, VerifiedToken, Whoami, status_reply, verified_token, whoami_reply
@@ -36,9 +58,15 @@ class AsyncClient:
         self._connection: tuple[Socket, Exchange] | None = None
         self._identity = process_identity()
 
-    async def issue(self, audience: str | None = None, scope: str | None = None, ttl: int | None = None) -> IssuedToken:
+    async def issue(
+        self,
+        audience: str | None = None,
+        scope: str | None = None,
+        ttl: int | None = None,
+        binding: str | None = None,
+    ) -> IssuedToken:
         """Return a new token; see `Client.issue`."""
-        return issued_token(await self._call(IssueRequest(audience, scope, ttl)))
+        return issued_token(await self._call(IssueRequest(audience, scope, ttl, binding)))
 
     async def whoami(self) -> Whoami:
         """Return whom the broker sees in this process; see `Client.whoami`."""
@@ -51,6 +79,42 @@ class AsyncClient:
     async def verify(self, token: str, audience: str | None = None) -> VerifiedToken:
         """Return what `token` says, if it would be accepted from this process; see `Client.verify`."""
         return verified_token(await self._call(verify_request(token, audience)))
+
+    async def explain(  # noqa: PLR0913 - the members of the request
+        self,
+        audience: str | None = None,
+        scope: str | None = None,
+        ttl: int | None = None,
+        binding: str | None = None,
+        *,
+        pid: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        groups: Collection[int] | None = None,
+    ) -> Explanation:
+        """Return how the same request by `issue` would be decided, and why; see `Client.explain`."""
+        request = explain_request(audience, scope, ttl, binding, pid, uid, gid, groups)
+        return explanation_reply(await self._call(request))
+
+    async def sessions(self) -> SessionList:
+        """Return the sessions that are open at the gateways connected to the broker. For administrators."""
+        return sessions_reply(await self._call(SessionsRequest()))
+
+    async def left_behind(self) -> LeftBehindList:
+        """Return what sessions have left behind, the newest first. For administrators."""
+        return left_behind_reply(await self._call(LeftBehindRequest()))
+
+    async def revoke(self, by: str, value: str = "") -> Enforced:
+        """Cut off what was issued so far, live sessions included; see `Client.revoke`."""
+        return enforced_reply(await self._call(RevokeRequest(by, value)))
+
+    async def lock(self) -> Enforced:
+        """Have nothing issued and nobody let in until `unlock`; see `Client.lock`."""
+        return enforced_reply(await self._call(LockRequest()))
+
+    async def unlock(self) -> Enforced:
+        """End the lock. For administrators."""
+        return enforced_reply(await self._call(UnlockRequest()))
 
     async def aclose(self) -> None:
         """Close the connection. The client can be used again and then makes a new one."""
@@ -81,10 +145,12 @@ class AsyncClient:
             await anyio.sleep(delay)
 
     async def _attempt(self, operation: Operation) -> Message:
-        """Take a turn, and give the connection up unless the reply was read."""
+        """Take a turn, and give the connection up unless the reply was read and does not ask for another one."""
         try:
             return await self._exchange(operation)
-        except ANSWERS:
+        except ANSWERS as error:
+            if error.code is ErrorCode.CONNECT_AGAIN:
+                self._drop()
             raise
         except BaseException:
             self._drop()

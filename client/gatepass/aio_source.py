@@ -16,7 +16,13 @@ from gatepass.source import boottime
 class AsyncIssuer(Protocol):
     """What a source asks: an `AsyncClient`, or anything else that issues."""
 
-    async def issue(self, audience: str | None = None, scope: str | None = None, ttl: int | None = None) -> IssuedToken:
+    async def issue(
+        self,
+        audience: str | None = None,
+        scope: str | None = None,
+        ttl: int | None = None,
+        binding: str | None = None,
+    ) -> IssuedToken:
         """Return a new token, or raise a `GatepassError`."""
         ...
 
@@ -37,17 +43,18 @@ class AsyncTokenSource:
     nobody fails or hangs for another's sake, and no task outlives the one that started it.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a token is asked for by
         self,
         client: AsyncIssuer,
         *,
         audience: str | None = None,
         scope: str | None = None,
         ttl: int | None = None,
+        binding: str | None = None,
         clock: Callable[[], float] = boottime,
     ) -> None:
         self._client = client
-        self._wanted = audience, scope, ttl
+        self._wanted = audience, scope, ttl, binding
         self._clock = clock
         self._life = Lifetime()
         self._flight: _Flight | None = None
@@ -73,8 +80,8 @@ class AsyncTokenSource:
 
     def __repr__(self) -> str:
         """What the tokens are for, never a token."""
-        audience, scope, ttl = self._wanted
-        return f"AsyncTokenSource(audience={audience!r}, scope={scope!r}, ttl={ttl!r})"
+        audience, scope, ttl, binding = self._wanted
+        return f"AsyncTokenSource(audience={audience!r}, scope={scope!r}, ttl={ttl!r}, binding={binding!r})"
 
     async def _fly(self) -> str:
         """Ask for a token on behalf of everybody who waits."""

@@ -12,8 +12,20 @@ from gatepass.errors import ErrorCode, TokenError
 
 MAX_SECONDS: Final = 2**53
 MAX_ACTORS: Final = 16
+MAX_KERNEL_ID: Final = 2**64 - 1
+UNIT_ACTOR: Final = "unit:"
+"""Begins the actor that is a systemd unit; what follows is its name, as `gatepass_broker.caller.Unit` writes it."""
 
 _Kind = TypeVar("_Kind", str, int, dict[str, Any])
+
+
+class Process(NamedTuple):
+    """A process, such that no other one can be taken for it until the next boot."""
+
+    pid: int
+    """As seen from the broker's pid namespace."""
+    inode: int
+    """Of its pidfd, in pidfs (Linux 6.9 and later): never used again, unlike a pid."""
 
 
 class Confirmation(NamedTuple):
@@ -21,6 +33,11 @@ class Confirmation(NamedTuple):
 
     uid: int
     """The user id that must own the connection."""
+    cgroup: int | None = None
+    """The connection must come from this cgroup (v2) or from one beneath it: the inode of its directory, which the
+    kernel gives to no other until the next boot. It is the cgroup of the unit that the caller ran in."""
+    process: Process | None = None
+    """This process must be alive."""
 
 
 class BootDeadline(NamedTuple):
@@ -47,6 +64,14 @@ class Claims(NamedTuple):
     """Who acts for the subject, the present one first: `uid:1000`."""
     confirmation: Confirmation
     boot: BootDeadline
+    reconnect: int = 0
+    """For how many seconds from `issued_at` a client that logged in while the token lived may log in with it again."""
+
+    @property
+    def unit(self) -> str | None:
+        """The unit that acts, if it is known."""
+        units = (actor.removeprefix(UNIT_ACTOR) for actor in self.actors if actor.startswith(UNIT_ACTOR))
+        return next(units, None)
 
     @property
     def lifetime(self) -> int:
@@ -66,7 +91,7 @@ def join_scope(names: tuple[str, ...]) -> str:
 
 def claims_to_json(claims: Claims) -> dict[str, Any]:
     """Return the JWT claims set."""
-    return {
+    claims_set: dict[str, Any] = {
         "iss": claims.issuer,
         "sub": claims.subject,
         "aud": claims.audience,
@@ -76,9 +101,21 @@ def claims_to_json(claims: Claims) -> dict[str, Any]:
         "jti": claims.token_id,
         "scope": join_scope(claims.scope),
         "act": _nest_actors(claims.actors),
-        "cnf": {"uid": claims.confirmation.uid},
+        "cnf": _confirmation_to_json(claims.confirmation),
         "boot": {"id": claims.boot.id, "exp": claims.boot.deadline},
     }
+    if claims.reconnect:
+        claims_set["reconnect"] = claims.reconnect
+    return claims_set
+
+
+def _confirmation_to_json(confirmation: Confirmation) -> dict[str, Any]:
+    members: dict[str, Any] = {"uid": confirmation.uid}
+    if confirmation.cgroup is not None:
+        members["cgroup"] = confirmation.cgroup
+    if confirmation.process is not None:
+        members["process"] = confirmation.process._asdict()
+    return members
 
 
 def encode_payload(claims: Claims) -> bytes:
@@ -98,10 +135,7 @@ def decode_payload(payload: bytes) -> Claims:
         raise _malformed("its claims are not JSON without duplicate names") from None
     if not isinstance(claims, dict):
         raise _malformed("its claims are not a JSON object")
-    confirmation, boot = _member(claims, "cnf", dict), _member(claims, "boot", dict)
-    unknown = confirmation.keys() - Confirmation._fields
-    if unknown:
-        raise _malformed("it is bound by a condition that this release does not know: update gatepass here")
+    boot = _member(claims, "boot", dict)
     issued_at = _seconds(claims, "iat")
     if _seconds(claims, "nbf") != issued_at:
         raise _malformed("'nbf' differs from 'iat'")
@@ -117,8 +151,9 @@ def decode_payload(payload: bytes) -> Claims:
         token_id=_text(claims, "jti"),
         scope=split_scope(_member(claims, "scope", str)),
         actors=_flatten_actors(_member(claims, "act", dict)),
-        confirmation=Confirmation(uid=_uid(confirmation)),
+        confirmation=_confirmation(_member(claims, "cnf", dict)),
         boot=BootDeadline(id=_text(boot, "id"), deadline=_seconds(boot, "exp")),
+        reconnect=_seconds(claims, "reconnect") if "reconnect" in claims else 0,
     )
 
 
@@ -172,10 +207,26 @@ def _seconds(claims: dict[str, Any], name: str) -> int:
     return value
 
 
-def _uid(confirmation: dict[str, Any]) -> int:
-    value = _member(confirmation, "uid", int)
-    if not 0 <= value < 2**32 - 1:
-        raise _malformed("'cnf.uid' is not a user id")
+def _confirmation(members: dict[str, Any]) -> Confirmation:
+    if members.keys() - Confirmation._fields:
+        raise _malformed("it is bound by a condition that this release does not know: update gatepass here")
+    return Confirmation(
+        uid=_kernel_id(members, "uid", 2**32 - 2),
+        cgroup=_kernel_id(members, "cgroup", MAX_KERNEL_ID) if "cgroup" in members else None,
+        process=_process(_member(members, "process", dict)) if "process" in members else None,
+    )
+
+
+def _process(members: dict[str, Any]) -> Process:
+    if members.keys() != set(Process._fields):
+        raise _malformed("'cnf.process' is not a pid and an inode")
+    return Process(_kernel_id(members, "pid", 2**31 - 1), _kernel_id(members, "inode", MAX_KERNEL_ID))
+
+
+def _kernel_id(members: dict[str, Any], name: str, maximum: int) -> int:
+    value = _member(members, name, int)
+    if not 0 <= value <= maximum:
+        raise _malformed(f"'cnf' has a '{name}' that the kernel never gives")
     return value
 
 

@@ -21,9 +21,11 @@ class ErrorCode(StrEnum):
     # The broker's decision.
     DENIED = "denied"
     OPERATION_NOT_ALLOWED = "operation_not_allowed"
+    LOCKED = "locked"
 
     # The broker cannot answer now.
     RATE_LIMITED = "rate_limited"
+    CONNECT_AGAIN = "connect_again"
     UNAVAILABLE = "unavailable"
     INTERNAL = "internal"
 
@@ -44,6 +46,9 @@ class ErrorCode(StrEnum):
     TOKEN_EXPIRED = "token_expired"
     TOKEN_NOT_YET_VALID = "token_not_yet_valid"
     TOKEN_WRONG_UID = "token_wrong_uid"
+    TOKEN_WRONG_UNIT = "token_wrong_unit"
+    TOKEN_PROCESS_ENDED = "token_process_ended"
+    TOKEN_REVOKED = "token_revoked"
 
     # A gateway: what a request brings besides, or instead of, a token.
     NO_TOKEN = "no_token"
@@ -109,6 +114,7 @@ class TokenError(GatepassError):
 
 _CLASS_OF_CODE: dict[ErrorCode, type[GatepassError]] = {
     ErrorCode.RATE_LIMITED: TryLaterError,
+    ErrorCode.CONNECT_AGAIN: TryLaterError,
     ErrorCode.UNAVAILABLE: TryLaterError,
     ErrorCode.INTERNAL: TryLaterError,
     ErrorCode.UNREACHABLE: UnreachableError,

@@ -7,6 +7,8 @@ is refused, never ignored: it may be a condition that the sender relies on.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from enum import StrEnum
 from typing import Any, Final, NamedTuple, TypeVar
 
 from gatepass.errors import ErrorCode, GatepassError, ProtocolError, error_from_wire
@@ -22,6 +24,18 @@ MAX_TEXT: Final = 4_096
 _Parameter = TypeVar("_Parameter")
 
 
+MAX_ITEMS: Final = 4_096
+"""Longest list parameter, which is what a frame can hold."""
+
+
+class Binding(StrEnum):
+    """What a token is bound to, besides its user. Each includes those before it, where the kernel tells them."""
+
+    UID = "uid"
+    UNIT = "unit"
+    PROCESS = "process"
+
+
 class IssueRequest(NamedTuple):
     """Ask for a token. What is None is chosen by the broker from the caller's grant."""
 
@@ -30,6 +44,24 @@ class IssueRequest(NamedTuple):
     """Space-separated (RFC 8693 section 2.1). None asks for everything granted, "" for a token without scopes."""
     ttl: int | None = None
     """Wanted life in seconds."""
+    binding: str | None = None
+    """A `Binding`, to have the token bound more closely than the grant demands."""
+
+
+class ExplainRequest(NamedTuple):
+    """Ask how a request for a token would be decided, and why; without `pid` and `uid`, one of the asking process.
+
+    For others (`admin`): the process `pid`; or a user with `uid`, `gid` and supplementary `groups`, wherever it runs.
+    """
+
+    audience: str | None = None
+    scope: str | None = None
+    ttl: int | None = None
+    binding: str | None = None
+    pid: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    groups: tuple[int, ...] | None = None
 
 
 class WhoamiRequest(NamedTuple):
@@ -48,17 +80,80 @@ class VerifyRequest(NamedTuple):
 
 
 class FollowRequest(NamedTuple):
-    """Follow the broker's verification keys: a reply now and one more whenever they change, without end."""
+    """Follow the broker: its keys, and what is locked and revoked. A reply now, and one more at each change.
+
+    A connection that follows takes `ReportRequest` and nothing else.
+    """
+
+    name: str | None = None
+    """What the follower is called in lists for people."""
 
 
-Operation = IssueRequest | WhoamiRequest | StatusRequest | VerifyRequest | FollowRequest
+class ReportRequest(NamedTuple):
+    """What a follower tells the broker, on the connection on which it follows."""
+
+    seq: int
+    """The last change that it has carried out: sessions which that cuts off have ended."""
+    opened: tuple[Message, ...] = ()
+    """Sessions that began (`gatepass.sessions.Session`)."""
+    closed: tuple[str, ...] = ()
+    """Ids of sessions that ended."""
+    left_behind: tuple[Message, ...] = ()
+    """What sessions left behind (`gatepass.sessions.LeftBehind`)."""
+
+
+class SessionsRequest(NamedTuple):
+    """Ask for the sessions that are open at the broker's followers."""
+
+
+class LeftBehindRequest(NamedTuple):
+    """Ask for what sessions have left behind."""
+
+
+class RevokeRequest(NamedTuple):
+    """Cut off what was issued so far; answered when every follower has acted, or has taken too long."""
+
+    by: str
+    """A `gatepass.revocations.Cut`."""
+    value: str = ""
+
+
+class LockRequest(NamedTuple):
+    """Issue nothing and let nobody in, from now on and over restarts; answered as a revocation is."""
+
+
+class UnlockRequest(NamedTuple):
+    """End the lock."""
+
+
+Operation = (
+    IssueRequest
+    | ExplainRequest
+    | WhoamiRequest
+    | StatusRequest
+    | VerifyRequest
+    | FollowRequest
+    | ReportRequest
+    | SessionsRequest
+    | LeftBehindRequest
+    | RevokeRequest
+    | LockRequest
+    | UnlockRequest
+)
 
 OPERATIONS: Final[dict[str, type[Operation]]] = {
     "issue": IssueRequest,
+    "explain": ExplainRequest,
     "whoami": WhoamiRequest,
     "status": StatusRequest,
     "verify": VerifyRequest,
     "follow": FollowRequest,
+    "report": ReportRequest,
+    "sessions": SessionsRequest,
+    "left_behind": LeftBehindRequest,
+    "revoke": RevokeRequest,
+    "lock": LockRequest,
+    "unlock": UnlockRequest,
 }
 
 _NAMES: Final = {kind: name for name, kind in OPERATIONS.items()}
@@ -121,11 +216,11 @@ def _operation(kind: type[Operation], fields: Message, request_id: int) -> Opera
     for key, value in fields.items():
         if key not in kind._fields:
             raise _invalid(f"'{key[:40]}' is not a parameter of '{_NAMES[kind]}'", request_id)
-        if key == "ttl":
-            if not _is_uint(value, MAX_ID) or value == 0:
-                raise _invalid("'ttl' must be a positive whole number of seconds", request_id)
-        elif not _is_text(value):
-            raise _invalid(f"'{key}' must be a string of at most {MAX_TEXT} printable characters", request_id)
+        form = _FORMS.get(key, _TEXT)
+        if not form.fits(value):
+            raise _invalid(f"'{key}' must be {form.words}", request_id)
+        if isinstance(value, list):
+            fields[key] = tuple(value)
     try:
         return kind(**fields)
     except TypeError:
@@ -203,6 +298,34 @@ def _is_uint(value: Any, maximum: int) -> bool:  # noqa: ANN401 - this is what f
 
 def _is_text(value: Any) -> bool:  # noqa: ANN401 - this is what finds out the type
     return isinstance(value, str) and len(value) <= MAX_TEXT and value.isprintable()
+
+
+class _Form(NamedTuple):
+    """What a parameter must be, for us and for people."""
+
+    fits: Callable[[Any], bool]
+    words: str
+
+
+def _each(value: Any, fits: Callable[[Any], bool]) -> bool:  # noqa: ANN401
+    return isinstance(value, list) and len(value) <= MAX_ITEMS and all(map(fits, value))
+
+
+_TEXT: Final = _Form(_is_text, f"a string of at most {MAX_TEXT} printable characters")
+_KERNEL_ID: Final = _Form(lambda value: _is_uint(value, MAX_ID), "a number between 0 and 4294967295")
+_FORMS: Final[Mapping[str, _Form]] = {
+    "ttl": _Form(lambda value: _is_uint(value, MAX_ID) and value > 0, "a positive whole number of seconds"),
+    "binding": _Form(lambda value: value in list(Binding), "one of uid, unit, process"),
+    "pid": _Form(lambda value: _is_uint(value, 2**31 - 1) and value > 0, "a process id"),
+    "uid": _KERNEL_ID,
+    "gid": _KERNEL_ID,
+    "groups": _Form(lambda value: _each(value, _KERNEL_ID.fits), "a list of group ids"),
+    "seq": _Form(lambda value: _is_uint(value, 2**53), "a number"),
+    "opened": _Form(lambda value: _each(value, lambda item: isinstance(item, dict)), "a list of maps"),
+    "closed": _Form(lambda value: _each(value, _is_text), "a list of strings"),
+    "left_behind": _Form(lambda value: _each(value, lambda item: isinstance(item, dict)), "a list of maps"),
+}
+"""Parameters that are not text."""
 
 
 def _invalid(message: str, request_id: int) -> InvalidRequestError:

@@ -1,4 +1,4 @@
-"""Where the broker's socket is."""
+"""Where the broker's sockets are."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Final
 
 SYSTEM_SOCKET: Final = "/run/gatepass/broker.sock"
+ADMIN_SOCKET: Final = "/run/gatepass/admin.sock"
+"""Where root administers the machine's broker."""
 SOCKET_VARIABLE: Final = "GATEPASS_SOCKET"
 
 
@@ -15,14 +17,26 @@ def default_socket(environ: Mapping[str, str] = os.environ) -> str:
 
     A person's own is chosen only if its socket is there, so that nobody has to say which one a machine has.
     """
-    named = environ.get(SOCKET_VARIABLE)
-    if named:
-        return named
-    own = personal_socket(environ)
-    return own if os.access(own, os.F_OK) else SYSTEM_SOCKET
+    return _named_or_own(environ) or SYSTEM_SOCKET
+
+
+def admin_socket(environ: Mapping[str, str] = os.environ) -> str:
+    """Return the path of the socket where the broker is administered: found likewise, but for the system's.
+
+    A person's own broker has one socket for everything.
+    """
+    return _named_or_own(environ) or ADMIN_SOCKET
 
 
 def personal_socket(environ: Mapping[str, str] = os.environ) -> str:
     """Return the path of a person's own broker, below `$XDG_RUNTIME_DIR` or where systemd-logind makes that."""
     runtime = environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
     return f"{runtime}/gatepass/broker.sock"
+
+
+def _named_or_own(environ: Mapping[str, str]) -> str | None:
+    named = environ.get(SOCKET_VARIABLE)
+    if named:
+        return named
+    own = personal_socket(environ)
+    return own if os.access(own, os.F_OK) else None

@@ -26,6 +26,8 @@ _RESTARTING: Final = (
     BlockingIOError,  # its queue of connections is full (EAGAIN, unix(7))
 )
 
+_BRIEF: Final = (ErrorCode.UNAVAILABLE, ErrorCode.CONNECT_AGAIN)
+
 
 class CutOffError(ConnectionError):
     """The connection ended in the middle of a reply."""
@@ -52,7 +54,8 @@ class Patience:
         """Return the seconds to wait before trying again after `error`, or raise it if that makes no sense.
 
         A restart is waited for until the deadline. A reply that was cut off is asked for once more and no further:
-        the request may be what ended the broker. A broker that names a time is asked again then, not earlier.
+        the request may be what ended the broker. A broker that names a time is asked again then, not earlier. One that
+        wants another connection made is asked again on that, which the caller sees to.
         """
         delay = self._wanted_delay(error)
         if delay is None or self._clock() + delay >= self._deadline:
@@ -65,7 +68,7 @@ class Patience:
         if isinstance(error, CutOffError) and not self._cut_off:
             self._cut_off = True
             return self._next_delay()
-        if isinstance(error, TryLaterError) and error.code is ErrorCode.UNAVAILABLE:
+        if isinstance(error, TryLaterError) and error.code in _BRIEF:
             return max(self._next_delay(), error.retry_after or 0)
         return None
 

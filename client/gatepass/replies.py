@@ -1,7 +1,9 @@
 """What the broker answers to `whoami`, `status` and `verify`, as values. No I/O.
 
-The result of `issue` is in `gatepass.messages`. A member that a newer broker adds is ignored; one that is missing or of
-another type is a `ProtocolError`.
+The result of `issue` is in `gatepass.messages`; those of `explain` and of administrators' requests are in
+`gatepass.explanation` and `gatepass.oversight`. None of them is loaded for a token alone. A member that a newer broker
+adds is ignored; one that is missing or of another type is a `ProtocolError`, but for those that an older broker does
+not have yet.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from gatepass.frames import Message
 from gatepass.messages import field
 
 _Item = TypeVar("_Item")
+_Kind = TypeVar("_Kind", bool, int, str, dict[str, Any])
 
 
 class GrantedTerms(NamedTuple):
@@ -26,6 +29,10 @@ class GrantedTerms(NamedTuple):
     """Space-separated."""
     max_ttl: int
     """Longest life of a token in seconds."""
+    binding: str = "uid"
+    """What a token is bound to at least, a `gatepass.messages.Binding`."""
+    reconnect: int = 0
+    """For how many seconds after its issue a client that logged in with a token may log in with it again."""
 
 
 class Whoami(NamedTuple):
@@ -39,6 +46,10 @@ class Whoami(NamedTuple):
     issuer: str
     grant: GrantedTerms | None
     """None where no rule matches: every request for a token will be denied."""
+    unit: str | None = None
+    """The systemd unit that this process runs in."""
+    cgroup: str | None = None
+    """Path of its cgroup (v2), from the root of the hierarchy."""
 
 
 class KeyStatus(NamedTuple):
@@ -69,6 +80,10 @@ class Status(NamedTuple):
     connections: int
     configured: int
     """When the configuration in force was loaded. Seconds since the epoch."""
+    locked: bool = False
+    """Whether an administrator has locked it, so that nothing is issued or accepted."""
+    gateways: int | None = None
+    """Gateways that are connected to it; None from an older broker."""
 
 
 class VerifiedToken(NamedTuple):
@@ -87,12 +102,14 @@ def whoami_reply(result: Message) -> Whoami:
     """Return the result of a `whoami` request. Raise `ProtocolError`."""
     caller = field(result, "caller", dict)
     return Whoami(
-        uid=_optional(caller, "uid"),
-        gid=_optional(caller, "gid"),
-        groups=_each(caller, "groups", int),
-        pid=_optional(caller, "pid"),
+        uid=optional(caller, "uid", int),
+        gid=optional(caller, "gid", int),
+        groups=each(caller, "groups", int),
+        pid=optional(caller, "pid", int),
         issuer=field(result, "issuer", str),
         grant=None if result.get("grant") is None else _grant(field(result, "grant", dict)),
+        unit=optional(caller, "unit", str),
+        cgroup=optional(caller, "cgroup", str),
     )
 
 
@@ -104,11 +121,13 @@ def status_reply(result: Message) -> Status:
         state=field(result, "state", str),
         started=field(result, "started", int),
         uptime=field(result, "uptime", int),
-        keys=tuple(_key(key) for key in _each(result, "keys", dict)),
+        keys=tuple(_key(key) for key in each(result, "keys", dict)),
         issued=field(result, "issued", int),
         refused=field(result, "refused", int),
         connections=field(result, "connections", int),
         configured=field(result, "configured", int),
+        locked=optional(result, "locked", bool) or False,
+        gateways=optional(result, "gateways", int),
     )
 
 
@@ -127,21 +146,25 @@ def verified_token(result: Message) -> VerifiedToken:
 def _grant(grant: Message) -> GrantedTerms:
     return GrantedTerms(
         identity=field(grant, "identity", str),
-        audiences=_each(grant, "audiences", str),
+        audiences=each(grant, "audiences", str),
         scope=field(grant, "scope", str),
         max_ttl=field(grant, "max_ttl", int),
+        binding=optional(grant, "binding", str) or "uid",
+        reconnect=optional(grant, "reconnect", int) or 0,
     )
 
 
 def _key(key: Message) -> KeyStatus:
-    return KeyStatus(field(key, "kid", str), field(key, "signs_until", int), _optional(key, "published_until"))
+    return KeyStatus(field(key, "kid", str), field(key, "signs_until", int), optional(key, "published_until", int))
 
 
-def _optional(message: Message, name: str) -> int | None:
-    return None if message.get(name) is None else field(message, name, int)
+def optional(message: Message, name: str, kind: type[_Kind]) -> _Kind | None:
+    """Return `message[name]`, which must be a `kind`, or None where it is nil or missing. Raise `ProtocolError`."""
+    return None if message.get(name) is None else field(message, name, kind)
 
 
-def _each(message: Message, name: str, kind: type[_Item]) -> tuple[_Item, ...]:
+def each(message: Message, name: str, kind: type[_Item]) -> tuple[_Item, ...]:
+    """Return the list `message[name]`, each item of which must be a `kind`. Raise `ProtocolError`."""
     items = field(message, name, list)
     if not all(isinstance(item, kind) for item in items):
         raise ProtocolError(f"'{name}' in the reply holds something else than {kind.__name__}")

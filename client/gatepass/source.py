@@ -17,7 +17,13 @@ from gatepass.messages import IssuedToken
 class Issuer(Protocol):
     """What a source asks: a `Client`, or anything else that issues."""
 
-    def issue(self, audience: str | None = None, scope: str | None = None, ttl: int | None = None) -> IssuedToken:
+    def issue(
+        self,
+        audience: str | None = None,
+        scope: str | None = None,
+        ttl: int | None = None,
+        binding: str | None = None,
+    ) -> IssuedToken:
         """Return a new token, or raise a `GatepassError`."""
         ...
 
@@ -31,10 +37,16 @@ class Briefly:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def issue(self, audience: str | None = None, scope: str | None = None, ttl: int | None = None) -> IssuedToken:
+    def issue(
+        self,
+        audience: str | None = None,
+        scope: str | None = None,
+        ttl: int | None = None,
+        binding: str | None = None,
+    ) -> IssuedToken:
         """Return a new token; see `Client.issue`."""
         with self._client as client:
-            return client.issue(audience, scope, ttl)
+            return client.issue(audience, scope, ttl, binding)
 
 
 class _Flight:
@@ -63,17 +75,18 @@ class TokenSource:
     once, and the old token forgotten: a denial is a decision about this caller now.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a token is asked for by
         self,
         client: Issuer | None = None,
         *,
         audience: str | None = None,
         scope: str | None = None,
         ttl: int | None = None,
+        binding: str | None = None,
         clock: Callable[[], float] = boottime,
     ) -> None:
         self._client = Briefly(Client()) if client is None else client
-        self._wanted = audience, scope, ttl
+        self._wanted = audience, scope, ttl, binding
         self._clock = clock
         self._flight: _Flight | None = None
         self._reset()
@@ -114,8 +127,8 @@ class TokenSource:
 
     def __repr__(self) -> str:
         """What the tokens are for, never a token: a repr ends up in logs and tracebacks."""
-        audience, scope, ttl = self._wanted
-        return f"TokenSource(audience={audience!r}, scope={scope!r}, ttl={ttl!r})"
+        audience, scope, ttl, binding = self._wanted
+        return f"TokenSource(audience={audience!r}, scope={scope!r}, ttl={ttl!r}, binding={binding!r})"
 
     def _fly(self, flight: _Flight) -> str:
         """Ask for a token on behalf of everybody who waits for `flight`."""

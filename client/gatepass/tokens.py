@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from gatepass.claims import Claims, decode_payload, encode_payload
+from gatepass.claims import Claims, Process, decode_payload, encode_payload
 from gatepass.clock import Moment
 from gatepass.errors import ErrorCode, TokenError
 
@@ -104,17 +104,39 @@ def check_token(token: str, keys: Mapping[str, VerificationKey], expected: Expec
     return claims
 
 
-def check_binding(claims: Claims, uid: int | None) -> None:
-    """Raise `TokenError` unless the token may be shown by `uid`. An unknown uid (None) never may."""
+class Presenter(NamedTuple):
+    """Who shows a token, as far as whoever checks it can tell. What is unknown meets no condition."""
+
+    uid: int | None
+    is_in_cgroup: Callable[[int], bool] = lambda _: False
+    """Whether its connection was made in the cgroup with this id, or in one beneath it."""
+    is_alive: Callable[[Process], bool] = lambda _: False
+    """Whether this process has not ended."""
+
+
+def check_binding(claims: Claims, presenter: Presenter) -> None:
+    """Raise `TokenError` unless `presenter` may show the token (`cnf`). An unknown uid (None) never may."""
+    uid, bound = presenter.uid, claims.confirmation
     if uid is None:
         raise TokenError(
             ErrorCode.TOKEN_WRONG_UID,
             "the user that owns this connection is unknown, so no token can be accepted on it",
         )
-    if uid != claims.confirmation.uid:
+    if uid != bound.uid:
         raise TokenError(
             ErrorCode.TOKEN_WRONG_UID,
             "the token was issued to another user and cannot be passed on: ask the broker for one as this user",
+        )
+    if bound.cgroup is not None and not presenter.is_in_cgroup(bound.cgroup):
+        raise TokenError(
+            ErrorCode.TOKEN_WRONG_UNIT,
+            "the token is bound to the systemd unit that asked for it, and this connection comes from another one, or "
+            "that unit was started again: ask the broker for one where it is used",
+        )
+    if bound.process is not None and not presenter.is_alive(bound.process):
+        raise TokenError(
+            ErrorCode.TOKEN_PROCESS_ENDED,
+            "the token is bound to the process that asked for it, which has ended: ask the broker for a new one",
         )
 
 

@@ -9,12 +9,16 @@ import stat
 from typing import Final
 
 from gatepass.errors import ErrorCode, UnreachableError
-from gatepass.paths import SYSTEM_SOCKET
+from gatepass.paths import ADMIN_SOCKET, SYSTEM_SOCKET
 from gatepass.patience import CutOffError, Patience
 
 _START_SYSTEM: Final = (
     "start it ('systemctl start gatepass-broker'; 'systemctl status gatepass-broker' says why it stopped), "
     "or one of your own ('gatepass-broker --loopback-user NAME')"
+)
+_NO_ADMIN: Final = (
+    f"the broker has no socket for administrators, {ADMIN_SOCKET} does not exist: give it one in its configuration "
+    '([[socket]] with allow = ["request", "admin"]), or say with --socket where it is'
 )
 _START_OWN: Final = "start it ('gatepass-broker --loopback-user NAME'), or set GATEPASS_SOCKET to where yours listens"
 
@@ -35,7 +39,9 @@ def _explain(error: OSError, path: str, timeout: float) -> tuple[ErrorCode, str]
         return ErrorCode.PERMISSION, _permission(path)
     if isinstance(error, TimeoutError):
         return ErrorCode.TIMEOUT, f"the broker at {path} did not answer in {timeout:g} s: see its log, and try again"
-    cure = _START_SYSTEM if path == SYSTEM_SOCKET else _START_OWN
+    if path == ADMIN_SOCKET and isinstance(error, FileNotFoundError) and os.access(SYSTEM_SOCKET, os.F_OK):
+        return ErrorCode.UNREACHABLE, _NO_ADMIN
+    cure = _START_SYSTEM if path in (SYSTEM_SOCKET, ADMIN_SOCKET) else _START_OWN
     return ErrorCode.UNREACHABLE, f"{_finding(error, path)}: {cure}"
 
 
@@ -56,7 +62,10 @@ def _permission(path: str) -> str:
     place, status = _deepest_visible(path)
     needed = stat.S_IWGRP if stat.S_ISSOCK(status.st_mode) else stat.S_IXGRP
     user, group = _user_name(os.geteuid()), _group_name(status.st_gid)
-    if not status.st_mode & needed:
+    is_for_group = status.st_mode & needed
+    if path == ADMIN_SOCKET and (place != path or not is_for_group):
+        return f"user {user} may not use {path}, where root administers the broker: run this as root (sudo)"
+    if not is_for_group:
         return f"user {user} may not use {place}, which is for user {_user_name(status.st_uid)} alone"
     if _is_listed(user, group):
         return f"user {user} is in the group '{group}' that may use {place}, but joined after logging in: log in again"

@@ -12,41 +12,42 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from gatepass_gateway.authenticator import Authenticator
     from gatepass_gateway.clients import Clients, ReverseProxy
+    from gatepass_gateway.followed_broker import FollowedBroker
     from gatepass_gateway.headers import bearer_secret
-    from gatepass_gateway.keys import BrokerKeys, JwksFileKeys, KeySource
+    from gatepass_gateway.keys import JwksFileKeys, TrustSource
     from gatepass_gateway.refused import RefusedError
     from gatepass_gateway.sock_diag import SockDiag
     from gatepass_gateway.trusted_proxy import Client, Identity, IdentityPolicy, Request
 
 __all__ = [
     "Authenticator",
-    "BrokerKeys",
     "Client",
     "Clients",
+    "FollowedBroker",
     "Identity",
     "IdentityPolicy",
     "JwksFileKeys",
-    "KeySource",
     "RefusedError",
     "Request",
     "ReverseProxy",
     "SockDiag",
+    "TrustSource",
     "bearer_secret",
 ]
 
 _MODULES: Final = {
     "Authenticator": "authenticator",
-    "BrokerKeys": "keys",
     "Client": "trusted_proxy",
     "Clients": "clients",
+    "FollowedBroker": "followed_broker",
     "Identity": "trusted_proxy",
     "IdentityPolicy": "trusted_proxy",
     "JwksFileKeys": "keys",
-    "KeySource": "keys",
     "RefusedError": "refused",
     "Request": "trusted_proxy",
     "ReverseProxy": "clients",
     "SockDiag": "sock_diag",
+    "TrustSource": "keys",
     "bearer_secret": "headers",
 }
 

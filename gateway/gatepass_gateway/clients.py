@@ -1,4 +1,4 @@
-"""Who is at the other end of a connection: its user, and whether that is the reverse proxy.
+"""Who is at the other end of a connection: its user, its cgroup, and whether that is the reverse proxy.
 
 Asked of the kernel, once, when a connection is accepted. What cannot be learned is unknown, and unknown is nobody.
 """
@@ -47,7 +47,8 @@ class Clients:
         owner = self._owner(connection)
         if owner is None:
             return UNKNOWN_CLIENT
-        return Client(owner.uid, any(self._is_of(proxy, owner) for proxy in self._reverse_proxies))
+        is_reverse_proxy = any(self._is_of(proxy, owner) for proxy in self._reverse_proxies)
+        return Client(owner.uid, is_reverse_proxy, owner.cgroup)
 
     def _is_of(self, proxy: ReverseProxy, owner: OwnedSocket) -> bool:
         if owner.uid != proxy.uid:

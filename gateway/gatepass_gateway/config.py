@@ -5,13 +5,14 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from gatepass.daemon.safe_paths import read_own_file
 from gatepass.daemon.toml_tables import errors_name_file, parse_tables, uid_of
 from gatepass.errors import ConfigurationError
-from gatepass.paths import default_socket
+from gatepass.paths import default_socket, personal_socket
 from gatepass_gateway.clients import ReverseProxy
 from gatepass_gateway.gate import Deadlines
 from gatepass_gateway.headers import HOP_BY_HOP, Headers, canonical_name, is_forwarding
@@ -63,6 +64,9 @@ class Settings(NamedTuple):
     broker_socket: str
     jwks_file: Path | None
     issuer: str | None
+    broker_absence_seconds: int
+    state_dir: Path | None
+    """Where something may be kept over a restart."""
     device_login_uids: frozenset[int]
     limits: ConnectionLimits
     deadlines: Deadlines
@@ -100,6 +104,8 @@ def resolve(file: File, *, source: str) -> Settings:
         broker_socket=file.keys.broker_socket or default_socket(),
         jwks_file=_absolute(file.keys.jwks_file, "keys.jwks_file") if file.keys.jwks_file else None,
         issuer=file.keys.issuer,
+        broker_absence_seconds=file.keys.broker_absence_seconds,
+        state_dir=_state_dir(file.sessions.state_dir, os.environ),
         device_login_uids=frozenset(_uid(user, "device_logins.users") for user in file.device_logins.users),
         limits=_limits(file.limits),
         deadlines=Deadlines(
@@ -180,6 +186,16 @@ def _limits(table: LimitsTable) -> ConnectionLimits:
             "must be less than limits.waiting, or one user could keep all others out", where="limits.waiting_per_uid"
         )
     return ConnectionLimits(table.connections, table.connections_per_uid, table.waiting, table.waiting_per_uid)
+
+
+def _state_dir(named: str | None, environ: Mapping[str, str]) -> Path | None:
+    """Return the directory for state: the one named, else systemd's (systemd.exec(5)), else the person's own."""
+    if named is not None:
+        return _absolute(named, "sessions.state_dir")
+    if runtime := environ.get("RUNTIME_DIRECTORY"):
+        return Path(runtime.partition(":")[0])
+    own = Path(personal_socket(environ)).parent
+    return own if own.is_dir() and os.access(own, os.W_OK) else None
 
 
 def _absolute(text: str, where: str) -> Path:

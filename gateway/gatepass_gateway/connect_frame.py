@@ -36,6 +36,10 @@ class ConnectFrame(NamedTuple):
     """What the client asks for."""
     brings_device_credential: bool
     """Whether it would log in by a device or bootstrap token that OpenClaw gave out itself."""
+    brings_credential: bool
+    """Whether it brings anything to log in with."""
+    client: str
+    """What the client calls itself; may be empty, or anything."""
     message: dict[str, Any]
 
 
@@ -57,6 +61,8 @@ def parse_connect(payload: bytes) -> ConnectFrame:
         secret=_secret(auth),
         scopes=frozenset(scopes),
         brings_device_credential=_brings_device_credential(auth, has_device="device" in params),
+        brings_credential=any(auth.values()),
+        client=_client(params.get("client")),
         message=message,
     )
 
@@ -97,6 +103,10 @@ def error_frame(request_id: str, error: GatepassError) -> bytes:
     """
     if is_temporary(error):
         code, kind, known = "UNAVAILABLE", "AUTH_UNAUTHORIZED", "unauthorized: gateway password missing"
+    elif error.code is ErrorCode.LOCKED:
+        # A command ends with it, as with any refusal. A long-lived client keeps trying, up to every half minute, and is
+        # back when the lock is off: at any code but AUTH_UNAUTHORIZED it would give up for good.
+        code, kind, known = "INVALID_REQUEST", "AUTH_UNAUTHORIZED", "unauthorized: gateway password mismatch"
     elif error.code is ErrorCode.NO_TOKEN:
         code, kind, known = "INVALID_REQUEST", "AUTH_PASSWORD_MISSING", "unauthorized: gateway password missing"
     else:
@@ -110,7 +120,7 @@ def error_frame(request_id: str, error: GatepassError) -> bytes:
             "code": kind,
             "authReason": f"gatepass_{error.code}",
             "canRetryWithDeviceToken": False,
-            "recommendedNextStep": "wait_then_retry" if is_temporary(error) else "update_auth_credentials",
+            "recommendedNextStep": "wait_then_retry" if kind == "AUTH_UNAUTHORIZED" else "update_auth_credentials",
         },
     }
     if error.retry_after is not None:
@@ -159,6 +169,11 @@ def _secret(auth: dict[str, Any]) -> str | None:
 def _brings_device_credential(auth: dict[str, Any], *, has_device: bool) -> bool:
     """Whether OpenClaw could log the client in by a token of its own; with a device block it tries `token` as one."""
     return any(auth.get(name) for name in _DEVICE_FIELDS) or (has_device and bool(auth.get("token")))
+
+
+def _client(client: object) -> str:
+    names = client if isinstance(client, dict) else {}
+    return next((name for name in (names.get("displayName"), names.get("id")) if name and isinstance(name, str)), "")
 
 
 def _parse_json(payload: bytes) -> dict[str, Any]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from gatepass.revocations import locked_error
 from gatepass_gateway.authenticator import Authenticator
 from gatepass_gateway.headers import Headers, allowed_with_identity, end_to_end
 from gatepass_gateway.sessions import Sessions
 from gatepass_gateway.shares import Shares
 from gatepass_gateway.stopping import Stopping
-from gatepass_gateway.trusted_proxy import Identity
+from gatepass_gateway.trusted_proxy import Client, Identity
 from gatepass_gateway.upstream import Upstream
 
 
@@ -45,6 +46,11 @@ class Gate:
     """Added beside an identity: what the gateway requires of its proxy."""
     device_login_uids: frozenset[int] = frozenset()
     """Local users who may log in as operators by a credential that the gateway gave to a device."""
+
+    def refuse_under_lock(self, client: Client, *, brings_credential: bool) -> None:
+        """Raise `DeniedError` (LOCKED) for a local client that would log in by whatever, while nobody may."""
+        if brings_credential and not client.is_reverse_proxy and self.authenticator.source.current.standing.locked:
+            raise locked_error()
 
     def headers_upstream(self, headers: Headers, identity: Identity | None) -> Headers:
         """Return the header fields that the gateway gets to see for a request with these fields."""

@@ -13,10 +13,12 @@ _LATER: Final = {
     ErrorCode.TIMEOUT: "the gatepass broker did not answer in time: see its log, then try again",
     ErrorCode.UNAVAILABLE: "the gatepass broker cannot issue tokens now: see 'gatepass status', then try again",
     ErrorCode.RATE_LIMITED: "the gatepass broker was asked too often: wait a minute, then try again",
+    ErrorCode.CONNECT_AGAIN: "the gatepass broker could not be certain yet which process asked: try again",
 }
 _NOT_LATER: Final = {
     ErrorCode.PERMISSION: "this user may not open the gatepass broker's socket: 'gatepass whoami' says what to do",
     ErrorCode.DENIED: "the gatepass broker grants this user nothing of the kind: 'gatepass token' says why",
+    ErrorCode.LOCKED: "an administrator has locked gatepass: nobody logs in until 'gatepass unlock'",
     ErrorCode.IMPOSTOR: "what listens on the gatepass broker's socket is not the broker: see 'gatepass status'",
     ASKED_BY_GATEWAY: "this is the gateway's own placeholder password, which logs nobody in; if a command got it, "
     "'gatepass openclaw check' says why",

@@ -69,6 +69,19 @@ class KeysTable(_Table, frozen=True):
     """A file of public keys, read again whenever it was replaced. Only its owner may be able to write to it."""
     issuer: Name | None = None
     """With `jwks_file`: accept tokens of this issuer only."""
+    broker_absence_seconds: Annotated[int, Meta(ge=0, le=604_800)] = 3_600
+    """For how long the proxy goes on with what the broker said last, when it has lost it. Then nobody local logs in
+    until the broker is back; who is logged in stays. With `jwks_file` this means nothing: a file tells of no lock and
+    no revocations."""
+
+
+class SessionsTable(_Table, frozen=True):
+    """`[sessions]`: what local callers have open."""
+
+    state_dir: Name | None = None
+    """Where logins are remembered over a restart of the proxy, by digests of their tokens, so that clients can
+    reconnect as the broker's rules allow (`reconnect`). Default: `$RUNTIME_DIRECTORY`, which systemd sets, else a
+    person's `$XDG_RUNTIME_DIR/gatepass` if it is there, else nowhere: then a restart ends that."""
 
 
 class ReverseProxyTable(_Table, frozen=True):
@@ -132,6 +145,7 @@ class File(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     upstream: UpstreamTable
     identity: IdentityTable
     keys: KeysTable = field(default_factory=KeysTable)
+    sessions: SessionsTable = field(default_factory=SessionsTable)
     reverse_proxy: tuple[ReverseProxyTable, ...] = ()
     device_logins: DeviceLoginsTable = field(default_factory=DeviceLoginsTable)
     limits: LimitsTable = field(default_factory=LimitsTable)

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -16,16 +17,20 @@ import structlog
 from anyio.abc import SocketStream, TaskGroup
 from h11 import SERVER
 
+from gatepass.clock import Moment, now
 from gatepass.daemon.logs import SeldomPerKey
 from gatepass.daemon.pulse import keep_manager_informed
+from gatepass.daemon.safe_paths import make_directory
 from gatepass.daemon.systemd import Inherited, Notifier
 from gatepass_gateway.authenticator import Authenticator
 from gatepass_gateway.clients import Clients
 from gatepass_gateway.config import Settings
+from gatepass_gateway.earlier_logins import EarlierLogins
+from gatepass_gateway.followed_broker import FollowedBroker
 from gatepass_gateway.gate import Gate
 from gatepass_gateway.http_connection import serve_client
 from gatepass_gateway.http_peer import BROKEN, HttpPeer
-from gatepass_gateway.keys import BrokerKeys, JwksFileKeys, KeySource
+from gatepass_gateway.keys import JwksFileKeys, TrustSource
 from gatepass_gateway.listeners import listeners
 from gatepass_gateway.pulse import answers
 from gatepass_gateway.refused import RefusedError
@@ -37,6 +42,8 @@ from gatepass_gateway.trusted_proxy import Client
 from gatepass_gateway.upstream import Upstream
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("proxy")
+
+_NO_KEYS: Final = "no key known yet: no token counts"
 
 _DRAIN_SECONDS: Final = 5
 """How long requests may take to end once the proxy is told to stop."""
@@ -52,22 +59,27 @@ async def run(
     ready: Callable[[Settings], None],
     inherited: Sequence[Inherited] = (),
     notifier: Notifier | None = None,
+    clock: Callable[[], Moment] = now,
 ) -> None:
     """Serve until SIGTERM or SIGINT, on the sockets in `inherited` if there are any.
 
     `ready` is called, and the service manager behind `notifier` told, once connections are taken. Raise
-    `ConfigurationError` if a port cannot be had.
+    `ConfigurationError` if a port cannot be had, or the directory for state.
     """
     notifier = notifier or Notifier(None)
     with ExitStack() as parts:
         sock_diag = parts.enter_context(SockDiag())
         listening = listeners(settings.listen, inherited, sock_diag, parts)
-        keys = _key_source(settings)
-        gate = _gate(settings, keys, sock_diag)
+        sessions = Sessions(clock)
+        logins = EarlierLogins(_logins_file(settings))
+        source = _source(settings, sessions, clock)
+        authenticator = Authenticator(settings.audience, settings.policy, source, logins, clock=clock)
+        gate = _gate(settings, authenticator, sessions, sock_diag)
         proxy = _Proxy(settings, gate, Clients(sock_diag, settings.reverse_proxies, settings.redirected_port))
         async with anyio.create_task_group() as clients:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(keys.run)
+                for part in (sessions, logins, source):
+                    tasks.start_soon(part.run)
                 for listener in listening:
                     tasks.start_soon(proxy.accept_from, listener, clients)
                 _tell(notifier, proxy, settings, tasks)
@@ -101,9 +113,15 @@ class _Proxy:
     @property
     def status(self) -> str:
         """How it is, in one line."""
-        keys = self._gate.authenticator.keys.current
-        known = f"keys of {keys.issuer or 'the broker'} known" if keys.table else "no key known yet: no token counts"
-        return f"{self._connections.held} connections, {self._gate.sessions.open} sessions; {known}"
+        source = self._gate.authenticator.source
+        trust = source.current
+        known = f"keys of {trust.keys.issuer or 'the broker'} known" if trust.keys.table else _NO_KEYS
+        parts = [f"{self._connections.held} connections, {self._gate.sessions.open} sessions", known]
+        if trust.standing.locked:
+            parts.append("locked: nobody logs in")
+        if source.complaint:
+            parts.append(source.complaint)
+        return "; ".join(parts)
 
     async def accept_from(self, listener: socket.socket, clients: TaskGroup) -> None:
         """Take connections without end. A full file table or a client that is gone again ends nothing."""
@@ -143,16 +161,16 @@ class _Proxy:
             with self._connections.hold(client, shared=client.is_reverse_proxy):
                 await serve_client(stream, client, self._gate)
         except RefusedError as error:
-            self._no_room.warn(client, uid=client.uid)
+            self._no_room.warn(client.account, uid=client.uid)
             await HttpPeer(stream, SERVER).refuse(error, linger=False)
 
 
-def _gate(settings: Settings, keys: KeySource, sock_diag: SockDiag) -> Gate:
+def _gate(settings: Settings, authenticator: Authenticator, sessions: Sessions, sock_diag: SockDiag) -> Gate:
     return Gate(
-        authenticator=Authenticator(settings.audience, settings.policy, keys),
+        authenticator=authenticator,
         upstream=Upstream(settings.upstream, sock_diag),
         shares=Shares(per_uid=settings.limits.waiting_per_uid, in_all=settings.limits.waiting),
-        sessions=Sessions(),
+        sessions=sessions,
         stopping=Stopping(),
         deadlines=settings.deadlines,
         client_address=settings.client_address,
@@ -162,10 +180,23 @@ def _gate(settings: Settings, keys: KeySource, sock_diag: SockDiag) -> Gate:
     )
 
 
-def _key_source(settings: Settings) -> KeySource:
+def _source(settings: Settings, sessions: Sessions, clock: Callable[[], Moment]) -> TrustSource:
     if settings.jwks_file is not None:
         return JwksFileKeys(settings.jwks_file, settings.issuer)
-    return BrokerKeys(settings.broker_socket)
+    return FollowedBroker(
+        settings.broker_socket,
+        sessions,
+        name=f"gatepass-gateway on {settings.listen[0][1]}",
+        absence_seconds=settings.broker_absence_seconds,
+        clock=clock,
+    )
+
+
+def _logins_file(settings: Settings) -> Path | None:
+    """Return where logins are kept over a restart: two proxies of one user may share the directory."""
+    if settings.state_dir is None:
+        return None
+    return make_directory(settings.state_dir) / f"gateway-logins-{settings.listen[0][1]}.json"
 
 
 def _connections_possible() -> int:

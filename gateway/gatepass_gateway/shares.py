@@ -15,6 +15,8 @@ from gatepass.errors import ErrorCode
 from gatepass_gateway.refused import RefusedError
 from gatepass_gateway.trusted_proxy import Client
 
+_Account = tuple[int | None, bool]
+
 
 class Shares:
     """Counts what is held. A connection whose owner is unknown shares with all others of unknown owner."""
@@ -22,7 +24,7 @@ class Shares:
     def __init__(self, *, per_uid: int, in_all: int) -> None:
         self._per_uid = per_uid
         self._in_all = in_all
-        self._held: Counter[Client] = Counter()
+        self._held: Counter[_Account] = Counter()
 
     @property
     def held(self) -> int:
@@ -35,14 +37,15 @@ class Shares:
 
         `shared` is for a reverse proxy, which stands for many people.
         """
-        if self.held >= self._in_all or (self._held[client] >= self._per_uid and not shared):
+        account = client.account
+        if self.held >= self._in_all or (self._held[account] >= self._per_uid and not shared):
             raise RefusedError(
                 ErrorCode.TOO_MANY_CONNECTIONS,
                 "too many connections are open, or wait for their login; try again in a few seconds",
                 retry_after=3,
             )
-        self._held[client] += 1
-        share = Share(self._held, client)
+        self._held[account] += 1
+        share = Share(self._held, account)
         try:
             yield share
         finally:
@@ -52,9 +55,9 @@ class Shares:
 class Share:
     """One place that is held."""
 
-    def __init__(self, held: Counter[Client], client: Client) -> None:
+    def __init__(self, held: Counter[_Account], account: _Account) -> None:
         self._held = held
-        self._client = client
+        self._account = account
         self._released = False
 
     def release(self) -> None:
@@ -62,6 +65,6 @@ class Share:
         if self._released:
             return
         self._released = True
-        self._held[self._client] -= 1
-        if not self._held[self._client]:
-            del self._held[self._client]
+        self._held[self._account] -= 1
+        if not self._held[self._account]:
+            del self._held[self._account]

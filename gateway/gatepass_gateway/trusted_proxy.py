@@ -41,6 +41,14 @@ class Client(NamedTuple):
     """Who owns that end; None if unknown."""
     is_reverse_proxy: bool = False
     """Whether it is a reverse proxy that the operator named, whose identity header counts."""
+    cgroup: int | None = None
+    """The cgroup (v2) in which that end was made; None if unknown. A user can make any number of them: what users are
+    counted or limited by is `account`."""
+
+    @property
+    def account(self) -> tuple[int | None, bool]:
+        """Whose connection it is, wherever it was made; a reverse proxy is another than its user's other programs."""
+        return self.uid, self.is_reverse_proxy
 
 
 UNKNOWN_CLIENT: Final = Client(None)
@@ -63,8 +71,15 @@ class Identity(NamedTuple):
     user: str
     scopes: frozenset[str] | None
     """The only scopes that the request may have. None leaves that to the reverse proxy that brought the identity."""
-    token_id: str | None
-    """`jti` of the token that said so; None if the reverse proxy did."""
+    claims: Claims | None
+    """What the token says that brought it; None if the reverse proxy did."""
+    reconnects: bool = False
+    """Whether that token's life is over, and it counts because it logged in here before."""
+
+    @property
+    def token_id(self) -> str | None:
+        """`jti` of the token that brought it."""
+        return None if self.claims is None else self.claims.token_id
 
 
 def authenticate(request: Request, policy: IdentityPolicy, verify: VerifyToken) -> Identity | None:
@@ -164,4 +179,4 @@ def _identity_from_token(request: Request, policy: IdentityPolicy, verify: Verif
     scopes = allowed.intersection(claims.scope)
     if request.requested_scopes is not None:
         scopes &= request.requested_scopes
-    return Identity(claims.subject, scopes, claims.token_id)
+    return Identity(claims.subject, scopes, claims)

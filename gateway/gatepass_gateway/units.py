@@ -8,14 +8,14 @@ slices, because PID 1 alone makes slices and what lies in them. Below a service 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from gatepass.daemon.cgroups import hierarchy_root
+
 _MOUNTINFO: Final = Path("/proc/self/mountinfo")
-_OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
 
 class Units:
@@ -37,16 +37,6 @@ class Units:
         if self._root is None or cgroup is None:
             return False
         return any(cgroup in _ids(f"{parent}/{unit}") for parent in _slices(self._root))
-
-
-def hierarchy_root(mountinfo: str) -> str | None:
-    """Return where cgroup v2 is mounted from its root on (proc_pid_mountinfo(5)), or None if it is not."""
-    for line in mountinfo.splitlines():
-        fields, _, rest = line.partition(" - ")
-        root, mount_point = fields.split(" ")[3:5]
-        if rest.startswith("cgroup2 ") and root == "/":
-            return _OCTAL.sub(lambda octal: chr(int(octal[1], 8)), mount_point)
-    return None
 
 
 def _slices(directory: str) -> Iterator[str]:

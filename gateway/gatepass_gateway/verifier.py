@@ -1,6 +1,6 @@
 """Which tokens count here: the trusted keys, and the one function that checks a token against them.
 
-Pure: keys, a moment and a uid go in, claims or `TokenError` come out.
+Pure: keys, what is cut off, a moment and a presenter go in, claims or an error come out.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ from typing import Any, NamedTuple
 from gatepass.claims import Claims
 from gatepass.clock import Moment
 from gatepass.daemon.ed25519 import signature_check
+from gatepass.errors import ErrorCode, TokenError
+from gatepass.revocations import NOTHING_CUT, Standing, locked_error
 from gatepass.tokens import (
     Expected,
+    Presenter,
     VerificationKey,
     check_binding,
     check_token,
@@ -41,12 +44,38 @@ class Verifier(NamedTuple):
 
     audience: str
     keys: KeySet
+    standing: Standing = NOTHING_CUT
 
-    def verify(self, token: str, uid: int | None, moment: Moment) -> Claims:
-        """Return the claims of `token`, shown at `moment` on a connection that `uid` owns. Raise `TokenError`."""
+    def verify(self, token: str, presenter: Presenter, moment: Moment) -> Claims:
+        """Return the claims of `token`, shown at `moment` by `presenter`. Raise `TokenError` or `DeniedError` (LOCKED).
+
+        Under lock nothing is looked at: every token is told the same. Whether one is revoked is told to its owner only.
+        """
+        if self.standing.locked:
+            raise locked_error()
         claims = check_token(token, self.keys.table, Expected(self.keys.issuer, self.audience, moment))
-        check_binding(claims, uid)
+        check_binding(claims, presenter)
+        self.standing.check(claims)
         return claims
+
+    def verify_again(self, claims: Claims, presenter: Presenter) -> Claims:
+        """Return `claims`, of a token that ended since it logged in here, if they count otherwise. Raise alike."""
+        if claims.audience != self.audience or self.keys.issuer not in (None, claims.issuer):
+            raise TokenError(
+                ErrorCode.TOKEN_WRONG_AUDIENCE,
+                "the token logged in here for another audience, or came from another broker, than counts here now; ask "
+                "the broker for a new one",
+            )
+        check_binding(claims, presenter)
+        self.standing.check(claims)
+        return claims
+
+
+class Trust(NamedTuple):
+    """What counts here at a moment, as the broker said last."""
+
+    keys: KeySet = KeySet()
+    standing: Standing = NOTHING_CUT
 
 
 def _verification_key(public_key: bytes) -> VerificationKey:

@@ -62,6 +62,7 @@ class WebSocketLink:
         self._reader = FrameReader(masked=peer_is_client, max_payload=self._max_payload)
         self._reader.feed(first_bytes)
         self._closed = False
+        self._in_message = False
 
     async def next_frame(self) -> Frame:
         """Return the next whole frame. Raise `WebSocketError` and the stream's errors."""
@@ -93,12 +94,16 @@ class WebSocketLink:
                 return Message(payload, tuple(frames))
 
     async def send_frames(self, frames: tuple[bytes, ...]) -> None:
-        """Send frames as they came from the other end."""
+        """Send frames as they came from the other end. Where that is interrupted, no message may follow."""
+        self._in_message = True
         for frame in frames:
             await self.stream.send(frame)
+        self._in_message = False
 
     async def send_text(self, payload: bytes) -> None:
-        """Send a text message in one frame."""
+        """Send a text message in one frame, unless another message was left unfinished."""
+        if self._in_message:
+            return
         await self.stream.send(encode_frame(Opcode.TEXT, payload, masked=self._masks))
 
     async def close(self, code: int, reason: str = "") -> None:
@@ -106,9 +111,17 @@ class WebSocketLink:
         if self._closed:
             return
         self._closed = True
+        with contextlib.suppress(*BROKEN), anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+            await self.stream.send(encode_close(code, reason, masked=self._masks))
+            await self.linger()
+
+    async def linger(self) -> None:
+        """Say that nothing more comes, and take what the peer still sends, for a moment.
+
+        To close at once with something unread makes the kernel reset the connection, and the peer lose the last frame.
+        """
         with contextlib.suppress(*BROKEN, RuntimeError):  # RuntimeError: uvloop has closed it already
             with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
-                await self.stream.send(encode_close(code, reason, masked=self._masks))
                 await self.stream.send_eof()
                 while True:
                     await self.stream.receive(READ_SIZE)

@@ -8,7 +8,7 @@ frame nothing else of the client passes: no second `connect` can slip by unread.
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, ExitStack, nullcontext
 from functools import partial
 from typing import Final, NamedTuple, NoReturn
 
@@ -18,6 +18,7 @@ import structlog
 
 from gatepass.daemon.logs import SeldomPerKey
 from gatepass.errors import ErrorCode, GatepassError, TryLaterError
+from gatepass.sessions import LeftBehind
 from gatepass_gateway.concurrency import run_beside
 from gatepass_gateway.connect_frame import (
     OPERATOR_ROLE,
@@ -32,18 +33,22 @@ from gatepass_gateway.connect_frame import (
 from gatepass_gateway.gate import Gate
 from gatepass_gateway.headers import Headers
 from gatepass_gateway.http_peer import HttpPeer
+from gatepass_gateway.left_behind import Trace
 from gatepass_gateway.refused import RefusedError
+from gatepass_gateway.sessions import Held, short
 from gatepass_gateway.shares import Share
 from gatepass_gateway.trusted_proxy import Client, Identity, Request
 from gatepass_gateway.upstream import Way
 from gatepass_gateway.websocket_link import ClosedByPeerError, Message, WebSocketLink
-from gatepass_gateway.websocket_relay import relay
+from gatepass_gateway.websocket_relay import Watcher, relay
 from gatepass_gateway.websocket_upgrade import open_websocket, pass_upgrade, websocket_link
 from gatepass_gateway.ws_frames import CloseCode, WebSocketError
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("websocket")
 
 _REFUSED: Final = SeldomPerKey("login_refused")
+_UNREAD: Final = SeldomPerKey("left_behind_unknown")
+"""A message may have left something behind, but was too long or too deep to be read."""
 
 _GREETING_SECONDS: Final = 5
 """How long a client may take to accept one frame of the gateway's greeting."""
@@ -57,8 +62,8 @@ class WebSocketRequest(NamedTuple):
     client: Client
     identity: Identity | None
     """Whose it is by the reverse proxy's header."""
-    by_token: Identity | None
-    """Whose it will be by the bearer token of the upgrade, once the first frame has said what it asks for."""
+    bearer: str | None
+    """The token of the upgrade, which was good then; it counts once the first frame has said what it asks for."""
 
 
 async def serve_websocket(client: HttpPeer, request: WebSocketRequest, gate: Gate) -> None:
@@ -81,46 +86,106 @@ class _Session:
         self._request = request
         self._gate = gate
         self._share = share
+        self._unanswered: str | None = None
+        """The id of the login that the client waits for."""
 
     async def run(self, anonymous: WebSocketLink) -> None:
         """Log in over `anonymous`, the connection that was upgraded, or over one with an identity; then relay."""
         code: int
         try:
             async with AsyncExitStack() as opened:
-                server = await self._log_in(anonymous, opened)
-                with self._gate.sessions.one_more():
-                    await relay(self._client, server, self._gate.stopping)
-                return
+                await self._serve(anonymous, opened)
+            return  # noqa: TRY300 - the relay has told both ends
         except ClosedByPeerError as closed:
             code, reason = closed.code, closed.reason
         except WebSocketError as error:
             code, reason = error.close_code, error.reason
         except GatepassError as error:
             client = self._request.client
-            _REFUSED.warn((client, error.code), uid=client.uid, reason=error.code, message=error.message)
+            _REFUSED.warn((client.account, error.code), uid=client.uid, reason=error.code, message=error.message)
             code, reason = CloseCode.POLICY_VIOLATION, f"gatepass: {error.message}"
+            await self._answer_login(error)
         await anonymous.close(CloseCode.NORMAL, reason)
         await self._client.close(code, reason)
 
-    async def _log_in(self, anonymous: WebSocketLink, opened: AsyncExitStack) -> WebSocketLink:
-        """Return the connection on which the gateway said yes. Raise what ends the session otherwise."""
+    async def _serve(self, anonymous: WebSocketLink, opened: AsyncExitStack) -> None:
+        """Log in and relay. Raise what ends the session before the gateway has said yes."""
         first = await self._first_message(anonymous)
         frame = parse_connect(first.payload)
-        try:
-            identity = await self._identify(frame)
-            if identity is None:
-                server = anonymous
-                await server.send_frames(first.frames)
-            else:
-                server = await opened.enter_async_context(self._open_with(identity))
-                await anonymous.close(CloseCode.NORMAL, "gatepass: continued with identity")
-                await self._send_as(identity, server, frame)
-            await self._pass_answer(server, frame.id)
-        except GatepassError as error:
-            await self._client.send_text(error_frame(frame.id, error))
-            raise
-        self._note_login(identity or self._request.identity)
+        self._unanswered = frame.id
+        identity = await self._identify(frame)
+        # No turn of the loop lies between: whatever is revoked from now on ends this session.
+        held = opened.enter_context(self._hold(frame, identity))
+        server = anonymous
+        with held.interruptible():
+            server = await self._log_in(frame, first, identity, anonymous, opened)
+        if held.cut:
+            await anyio.aclose_forcefully(anonymous.stream)
+            raise held.cut
+        self._note_login(frame, identity)
+        with self._gate.sessions.one_more():
+            await relay(self._client, server, self._gate.stopping, held, self._watcher(held))
+
+    async def _log_in(
+        self,
+        frame: ConnectFrame,
+        first: Message,
+        identity: Identity | None,
+        anonymous: WebSocketLink,
+        opened: AsyncExitStack,
+    ) -> WebSocketLink:
+        """Return the connection on which the gateway said yes. Raise what ends the session otherwise."""
+        if identity is None:
+            server = anonymous
+            await server.send_frames(first.frames)
+        else:
+            server = await opened.enter_async_context(self._open_with(identity))
+            await anonymous.close(CloseCode.NORMAL, "gatepass: continued with identity")
+            await self._send_as(identity, server, frame)
+        await self._pass_answer(server, frame.id)
+        self._unanswered = None
         return server
+
+    async def _answer_login(self, error: GatepassError) -> None:
+        """Tell a client that waits for its login why there will be none."""
+        if self._unanswered is not None:
+            with anyio.move_on_after(_GREETING_SECONDS):
+                await self._client.send_text(error_frame(self._unanswered, error))
+
+    def _hold(self, frame: ConnectFrame, identity: Identity | None) -> AbstractContextManager[Held]:
+        """Hold a local operator's session; those of nodes, of remote users and without a login are nobody's here."""
+        request, sessions = self._request, self._gate.sessions
+        if identity is None and not self._logs_in_by_itself(frame):
+            return nullcontext(Held())
+        scopes = frame.scopes if identity is None else identity.scopes or frozenset()
+        session = sessions.new_session("websocket", request.client, identity, calls_itself=frame.client, scopes=scopes)
+        return sessions.hold(session, identity and identity.claims)
+
+    def _logs_in_by_itself(self, frame: ConnectFrame) -> bool:
+        """Whether the frame is a local operator's with a credential of the gateway's own."""
+        is_local_operator = not self._request.client.is_reverse_proxy and frame.role == OPERATOR_ROLE
+        return is_local_operator and frame.brings_credential
+
+    def _watcher(self, held: Held) -> Watcher | None:
+        session = held.session
+        if session is None:
+            return None
+
+        def leave_behind(trace: Trace) -> None:
+            entry = LeftBehind(
+                time=int(self._gate.authenticator.clock().time),
+                kind=trace.kind,
+                name=short(trace.name),
+                removal=trace.removal,
+                session=session.id,
+                identity=session.identity,
+                uid=session.uid,
+                unit=session.unit,
+                jti=session.jti,
+            )
+            self._gate.sessions.leave_behind(entry)
+
+        return Watcher(leave_behind, lambda: _UNREAD.warn(session.uid, uid=session.uid, jti=session.jti))
 
     async def _first_message(self, server: WebSocketLink) -> Message:
         """Return the client's first message, with the gateway's greeting passed on meanwhile."""
@@ -136,30 +201,34 @@ class _Session:
         """Return the identity that a token brings, or None if the frame may go on as it is."""
         identity = None
         if self._request.identity is None and frame.role == OPERATOR_ROLE:
-            identity = self._identity_of_upgrade(frame) or await self._identity_of_frame(frame)
-            if identity is None and frame.brings_device_credential:
-                self._check_device_login()
+            identity = await self._identity_by_token(frame)
+            if identity is None and self._logs_in_by_itself(frame):
+                await self._check_own_credential(frame)
         refuse_misplaced_secrets(frame, besides_auth=identity is not None)
         return identity
 
-    def _identity_of_upgrade(self, frame: ConnectFrame) -> Identity | None:
-        identity = self._request.by_token
-        if identity is None or identity.scopes is None:
-            return None
-        return identity._replace(scopes=identity.scopes & frame.scopes)
-
-    async def _identity_of_frame(self, frame: ConnectFrame) -> Identity | None:
+    async def _identity_by_token(self, frame: ConnectFrame) -> Identity | None:
+        """Judge the token of the upgrade anew, or that of the frame: meanwhile it may have been revoked."""
         request = self._request
-        login = Request(request.headers, request.client, frame.secret, frame.scopes)
-        return await self._gate.authenticator.identify(login)
+        login = Request(request.headers, request.client, request.bearer or frame.secret, frame.scopes)
+        return await self._gate.authenticator.identify(login, may_reconnect=True)
 
-    def _check_device_login(self) -> None:
-        if self._request.client.uid not in self._gate.device_login_uids:
+    async def _check_own_credential(self, frame: ConnectFrame) -> None:
+        """Refuse a local operator's login by a credential of the gateway's own, where no rule allows it, or the lock
+        may be on unheard of. That it is on, `Sessions.hold` says.
+        """
+        if frame.brings_device_credential and self._request.client.uid not in self._gate.device_login_uids:
             raise RefusedError(
                 ErrorCode.DEVICE_LOGIN,
                 "a local operator logs in with a gatepass token here, not with a device token; to allow this user "
                 "both, name it in [device_logins] of the gateway proxy's configuration",
             )
+        source = self._gate.authenticator.source
+        try:
+            source.check()
+        except TryLaterError:
+            await source.refreshed()
+            source.check()
 
     def _open_with(self, identity: Identity) -> AbstractAsyncContextManager[WebSocketLink]:
         """Open a connection that carries the identity, at the same path; the query may hold anything."""
@@ -199,12 +268,16 @@ class _Session:
         except anyio.EndOfStream:
             raise _no_answer("closed the connection at the login") from None
 
-    def _note_login(self, identity: Identity | None) -> None:
+    def _note_login(self, frame: ConnectFrame, by_token: Identity | None) -> None:
         if self._share:
             self._share.release()
+        request, authenticator = self._request, self._gate.authenticator
+        secret, identity = request.bearer or frame.secret, by_token or request.identity
+        if by_token and secret:
+            authenticator.remember(secret, by_token, request.client)
         if identity:
             scopes = None if identity.scopes is None else sorted(identity.scopes)
-            _log.info("login", uid=self._request.client.uid, user=identity.user, jti=identity.token_id, scopes=scopes)
+            _log.info("login", uid=request.client.uid, user=identity.user, jti=identity.token_id, scopes=scopes)
 
 
 async def _pass_frames(server: WebSocketLink, client: WebSocketLink) -> None:

@@ -8,6 +8,7 @@ decode and encode every message anew and tell neither the bytes nor the boundari
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -173,7 +174,10 @@ class FrameTracker:
             if self._payload_left:
                 step = min(self._payload_left, len(data) - position)
                 self._payload_left -= step
+                self._pass(data, position, position + step)
                 position += step
+                if not self._payload_left:
+                    self._end()
                 continue
             # A header has at most 14 bytes; taking them in one slice costs less than taking them one by one.
             known = len(self._head)
@@ -184,6 +188,68 @@ class FrameTracker:
             position += head.size - known
             self._payload_left = head.length
             self._head.clear()
+            self._begin(head)
+            if not head.length:
+                self._end()
+
+    def _begin(self, head: _Head) -> None:
+        """Take note that a frame begins."""
+
+    def _pass(self, data: bytes, start: int, end: int) -> None:
+        """Take note of a piece of its payload: `data` from `start` to `end`."""
+
+    def _end(self) -> None:
+        """Take note that it is complete."""
+
+
+class MessageTap(FrameTracker):
+    """Follows frames too, and gives each data message of at most `max_payload` bytes, whole, to `on_message`.
+
+    `is_wanted` is asked at a message's beginning: what is not wanted costs as little as in a `FrameTracker`.
+    `on_too_big` is called instead for a longer one.
+    """
+
+    def __init__(
+        self,
+        *,
+        masked: bool,
+        max_payload: int,
+        is_wanted: Callable[[], bool],
+        on_message: Callable[[bytes], None],
+        on_too_big: Callable[[], None],
+    ) -> None:
+        super().__init__(masked=masked)
+        self._max_payload = max_payload
+        self._is_wanted = is_wanted
+        self._on_message = on_message
+        self._on_too_big = on_too_big
+        self._frame: _Head | None = None
+        self._masked_payload = bytearray()
+        self._message: bytearray | None = None
+
+    def _begin(self, head: _Head) -> None:
+        self._frame = head
+        if head.opcode in (Opcode.TEXT, Opcode.BINARY):
+            self._message = bytearray() if self._is_wanted() else None
+        if self._message is None or head.opcode >= Opcode.CLOSE:
+            return
+        if len(self._message) + head.length > self._max_payload:
+            self._message = None
+            self._on_too_big()
+
+    def _pass(self, data: bytes, start: int, end: int) -> None:
+        if self._message is not None and self._frame is not None and self._frame.opcode < Opcode.CLOSE:
+            self._masked_payload += data[start:end]
+
+    def _end(self) -> None:
+        frame, self._frame = self._frame, None
+        if self._message is None or frame is None or frame.opcode >= Opcode.CLOSE:
+            return
+        payload, self._masked_payload = bytes(self._masked_payload), bytearray()
+        self._message += apply_mask(payload, frame.mask) if frame.mask else payload
+        if frame.fin:
+            message, self._message = bytes(self._message), None
+            self._on_message(message)
 
 
 def apply_mask(payload: bytes, mask: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shlex
 import shutil
 import signal
@@ -14,11 +15,12 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
 from e2e.accounts import as_account
+from e2e.later_time import LaterTime
 from e2e.model_server import ModelServer, Say
 from e2e.openclaw_config import OPERATOR_SCOPES, USER, Config, trusted_proxy_config
 from e2e.openclaw_install import OpenClawInstall
@@ -27,14 +29,16 @@ from e2e.openclaw_instance import Account, OpenClawInstance
 CHECKOUT = Path(__file__).resolve().parents[2]
 OTHER_USER = "mallory@example.com"
 READY_SECONDS = 20.0
+RECONNECT_SECONDS = 3 * 3600
+"""For how long the rules let a client log in again with a token that it has logged in with."""
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port that nothing listens on, nor will as the end of a connection: none that the kernel gives out."""
+    while True:
+        port = random.randrange(15_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 class GatepassInstall:
@@ -75,17 +79,18 @@ class Daemon:
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start it and wait until it is ready."""
+    def start(self, at: LaterTime | None = None) -> None:
+        """Start it and wait until it is ready; `at` a later time of the boot clock, if one is given (root only)."""
         offset = len(self.log.read_text()) if self.log.exists() else 0
+        as_user = as_account(self.account) if at is None else {}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command,
+                self._command if at is None else at.command(self._command, self.account),
                 cwd="/",
                 env={"PATH": "/usr/bin:/bin"},
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                **as_account(self.account),
+                **as_user,
             )
         deadline = time.monotonic() + READY_SECONDS
         while "event=ready" not in self.log.read_text()[offset:]:
@@ -124,6 +129,10 @@ class Stack:
         """Has a rule and an identity of its own."""
         self.nobody = Account.named("news") if root else self.owner
         """Has no rule."""
+        self.colleague = Account.named("man") if root else self.owner
+        """Has a rule with the owner's identity, and may log in as a device."""
+        self.reverse_proxy = Account.named("backup") if root else None
+        """What runs as this account is the reverse proxy, and brings identities."""
         self.directory = Path(tempfile.mkdtemp(prefix="gatepass-"))
         self.directory.chmod(0o755)
         self.port, self.upstream_port = free_port(), free_port()
@@ -132,8 +141,10 @@ class Stack:
         broker_account = Account.named("daemon") if root else self.owner
         proxy_account = Account.named("proxy") if root else self.owner
         self.socket = self._make_directory("run", broker_account) / "broker.sock"
+        self.admin_socket = self.socket.with_name("admin.sock")
         self.jwks = self.socket.with_name("jwks.json")
         self._make_directory("state", broker_account)
+        self._make_directory("logins", proxy_account)
         self.broker = self._daemon("gatepass-broker", broker_account)
         self.proxy = self._daemon("gatepass-gateway", proxy_account)
         self.model = ModelServer(Say(("one ", "two ", "three"), pause=0.5))
@@ -150,7 +161,7 @@ class Stack:
             self._write("gatepass-broker", self._broker_toml())
             self.broker.start()
             parts.callback(self.openclaw.close)
-            self._write("gatepass-gateway", self._set_up())
+            self._write("gatepass-gateway", self._set_up() + self._more_proxy_toml())
             parts.callback(self.proxy.stop)
             self.proxy.start()
             self.openclaw.start()
@@ -170,6 +181,14 @@ class Stack:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
+    def administer(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run `gatepass COMMAND` on the broker's socket for administrators, as the user who runs the tests."""
+        return self.gatepass.run(
+            Account(os.geteuid(), os.getegid()),
+            *("gatepass", *command, "--socket", str(self.admin_socket)),
+            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+        )
+
     def openclaw_config(self) -> Config:
         """Return the configuration that OpenClaw runs with: the one that setup made."""
         config: Config = json.loads(self._made)
@@ -186,6 +205,19 @@ class Stack:
             secret_env=("OPENCLAW_GATEWAY_PORT",),
         )
         instance.write_config({**config, **self.model.openclaw_config()})
+        return instance
+
+    def client_only(self, account: Account | None = None, *options: str) -> OpenClawInstance:
+        """Return an OpenClaw that is only a client, as on another machine: `openclaw tui` takes its secret from there.
+
+        In a local configuration with `trusted-proxy` that command takes none that is configured (2026.9.6).
+        """
+        instance = OpenClawInstance(self.openclaw.install, port=free_port(), account=account or self.owner)
+        launcher = instance.write_file("gatepass-secret", self._noting_launcher(instance, *options), mode=0o700)
+        config = trusted_proxy_config(port=self.port, secret_command=launcher)
+        secret = config["gateway"]["auth"]["password"]
+        remote = {"url": f"ws://127.0.0.1:{self.port}", "token": secret}
+        instance.write_config({"gateway": {"mode": "remote", "remote": remote}, "secrets": config["secrets"]})
         return instance
 
     def _set_up(self) -> str:
@@ -248,6 +280,20 @@ class Stack:
         path = self.directory / f"{command}.toml"
         return Daemon([self.gatepass.bin / command, "--config", path], account, self.directory / f"{command}.log")
 
+    def _more_proxy_toml(self) -> str:
+        """Return what setup leaves to the operator."""
+        sessions = f'[sessions]\nstate_dir = "{self.directory}/logins"\n'
+        if self.reverse_proxy is None:
+            return sessions
+        return f"""
+{sessions}
+[device_logins]
+users = [{self.colleague.uid}]
+
+[[reverse_proxy]]
+user = {self.reverse_proxy.uid}
+"""
+
     def _write(self, command: str, config: str) -> None:
         path = self.directory / f"{command}.toml"
         path.write_text(config)
@@ -255,7 +301,11 @@ class Stack:
 
     def _broker_toml(self) -> str:
         scopes = ", ".join(f'"{scope}"' for scope in OPERATOR_SCOPES)
-        rules = [(self.owner, "owner", USER), (self.stranger, "stranger", OTHER_USER)]
+        rules = [
+            (self.owner, "owner", USER),
+            (self.stranger, "stranger", OTHER_USER),
+            (self.colleague, "colleague", USER),
+        ]
         return f"""
 [broker]
 id = "e2e"
@@ -267,6 +317,11 @@ jwks_file = "{self.jwks}"
 path = "{self.socket}"
 mode = "0666"
 allow = ["request", "follow"]
+
+[[socket]]
+path = "{self.admin_socket}"
+mode = "0600"
+allow = ["request", "admin"]
 """ + "".join(
             f"""
 [[rule]]
@@ -275,6 +330,7 @@ uid = {account.uid}
 identity = "{identity}"
 audiences = ["openclaw", "elsewhere"]
 scopes = [{scopes}]
+reconnect = {RECONNECT_SECONDS}
 """
             for account, name, identity in rules
         )

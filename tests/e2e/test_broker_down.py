@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
@@ -66,10 +66,12 @@ def test_openclaw_starts(stack: Stack, broker_stopped: None) -> None:
 
 
 @contextmanager
-def live_session(account: Account, port: int, token: str) -> Iterator[Connection]:
+def live_session(
+    account: Account, port: int, token: str | None, headers: Mapping[str, str] | None = None
+) -> Iterator[Connection]:
     """Log `account` in and keep it logged in; the connection takes method names and gives whether they succeeded."""
     ours, theirs = get_context("fork").Pipe()
-    process = get_context("fork").Process(target=_keep_session, args=(account, port, token, theirs))
+    process = get_context("fork").Process(target=_keep_session, args=(account, port, token, headers, theirs))
     process.start()
     theirs.close()
     try:
@@ -90,11 +92,14 @@ def ask(session: Connection, method: str) -> bool:
     return succeeded
 
 
-def _keep_session(account: Account, port: int, token: str, pipe: Connection) -> None:
+def _keep_session(
+    account: Account, port: int, token: str | None, headers: Mapping[str, str] | None, pipe: Connection
+) -> None:
     become(account)
-    with open_websocket(port) as websocket:
+    auth = None if token is None else {"password": token}
+    with open_websocket(port, headers=headers) as websocket:
         websocket.recv()
-        assert call(websocket, "connect", connect_params({"password": token}))["ok"]
+        assert call(websocket, "connect", connect_params(auth))["ok"]
         pipe.send("logged in")
         try:
             while True:

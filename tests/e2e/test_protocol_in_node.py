@@ -17,9 +17,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from e2e.openclaw_install import OpenClawInstall
+from gatepass.claims import Process
 from gatepass.clock import Moment, now
 from gatepass.errors import ErrorCode, TokenError
-from gatepass.tokens import b64decode, b64encode, header, jwk, thumbprint
+from gatepass.revocations import Cut, Revocation, Standing, standing_to_wire
+from gatepass.tokens import Presenter, b64decode, b64encode, header, jwk, thumbprint
 from gatepass_broker.keys import OVERLAP
 from gatepass_gateway.verifier import Verifier, key_set
 from support.broker import ISSUER, USER, BrokerProcess, in_thread, running_broker
@@ -28,6 +30,16 @@ SCRIPTS = Path(__file__).with_name("node_client")
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "protocol.md"
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = KEY.public_key().public_bytes_raw()
+CGROUP, PROCESS = 2**64 - 1, Process(4711, 2**40)
+REVOKED_UNTIL = 1_900_000_000
+STANDING = Standing(
+    revocations=(
+        Revocation(Cut.JTI, "revoked", REVOKED_UNTIL),
+        Revocation(Cut.UNIT, "bad.service", REVOKED_UNTIL),
+        Revocation(Cut.IDENTITY, "mallory@example.com", REVOKED_UNTIL),
+        Revocation(Cut.UID, "1001", REVOKED_UNTIL),
+    )
+)
 MOMENT = Moment(1_900_000_000, 5_000, "0123456789abcdef0123456789abcdef")
 
 
@@ -296,7 +308,30 @@ def _tokens() -> dict[str, str]:
     no_type = b64encode(json.dumps({"alg": "EdDSA", "kid": thumbprint(PUBLIC)}, separators=(",", ":")).encode())
     changes: dict[str, dict[str, Any]] = {
         "an unknown claim": {"x": 1.5},
-        "an unknown condition": {"cnf": {"uid": 1000, "cgroup": 7}},
+        "an unknown condition": {"cnf": {"uid": 1000, "gid": 7}},
+        "its cgroup": {"cnf": {"uid": 1000, "cgroup": CGROUP}},
+        "another cgroup": {"cnf": {"uid": 1000, "cgroup": CGROUP - 1}},
+        "no cgroup's id": {"cnf": {"uid": 1000, "cgroup": 2**64}},
+        "a text for a cgroup": {"cnf": {"uid": 1000, "cgroup": str(CGROUP)}},
+        "its process": {"cnf": {"uid": 1000, "process": PROCESS._asdict()}},
+        "the process after it": {"cnf": {"uid": 1000, "process": PROCESS._replace(inode=9)._asdict()}},
+        "a process without an inode": {"cnf": {"uid": 1000, "process": {"pid": PROCESS.pid}}},
+        "a process and more": {"cnf": {"uid": 1000, "process": {**PROCESS._asdict(), "comm": "node"}}},
+        "a process of another's": {"cnf": {"uid": 1001, "process": PROCESS._asdict()}},
+        "cgroup and process": {"cnf": {"uid": 1000, "cgroup": CGROUP, "process": PROCESS._asdict()}},
+        "a time to reconnect": {"reconnect": 3_600},
+        "no time to reconnect": {"reconnect": -1},
+        "revoked by its id": {"jti": "revoked"},
+        "revoked by its unit": {"act": {"sub": "unit:bad.service", "act": {"sub": "uid:1000"}}},
+        "revoked by the unit around its own": {"act": {"sub": "unit:bad.service/x.scope", "act": {"sub": "uid:1000"}}},
+        "not revoked, of a unit whose name begins alike": {"act": {"sub": "unit:bad.service2"}},
+        "revoked by its subject": {"sub": "mallory@example.com"},
+        "issued after the revocation": {
+            "sub": "mallory@example.com",
+            "iat": REVOKED_UNTIL + 1,
+            "nbf": REVOKED_UNTIL + 1,
+        },
+        "a number that a double cannot hold": {"exp": 2**53 + 1},
         "no condition": {"cnf": None},
         "another uid": {"cnf": {"uid": 1001}},
         "a uid that is none": {"cnf": {"uid": 2**32 - 1}},
@@ -337,31 +372,47 @@ def _tokens() -> dict[str, str]:
 
 def expected(token: str) -> str:
     """Return the code with which our own verifier refuses the token, or "good"."""
+    presenter = Presenter(1000, lambda cgroup: cgroup == CGROUP, lambda process: process == PROCESS)
     try:
-        Verifier("openclaw", key_set("gatepass:host", [jwk(PUBLIC)])).verify(token, 1000, MOMENT)
+        Verifier("openclaw", key_set("gatepass:host", [jwk(PUBLIC)]), STANDING).verify(token, presenter, MOMENT)
     except TokenError as error:
         return error.code.value
     return "good"
 
 
+def judged(node: NodeClient, token: str, **here: Any) -> str:
+    """Return the code with which the verifier in Node refuses the token, or "good"."""
+    try:
+        node.do(
+            "judge",
+            token=token,
+            keys=[jwk(PUBLIC)],
+            issuer="gatepass:host",
+            audience="openclaw",
+            uid=1000,
+            time=MOMENT.time,
+            boottime=MOMENT.boottime,
+            bootId=MOMENT.boot_id,
+            **here,
+        )
+    except NodeError as error:
+        return str(error.code)
+    return "good"
+
+
 def test_a_verifier_from_the_page_agrees_with_ours(node: NodeClient) -> None:
+    here = {"cgroups": [str(CGROUP)], "processes": [f"{PROCESS.pid}/{PROCESS.inode}"], **standing_to_wire(STANDING)}
     codes = set()
     for name, token in _tokens().items():
-        try:
-            node.do(
-                "judge",
-                token=token,
-                keys=[jwk(PUBLIC)],
-                issuer="gatepass:host",
-                audience="openclaw",
-                uid=1000,
-                time=MOMENT.time,
-                boottime=MOMENT.boottime,
-                bootId=MOMENT.boot_id,
-            )
-            code = "good"
-        except NodeError as error:
-            code = error.code
+        code = judged(node, token, **here)
         assert code == expected(token), name
         codes.add(code)
     assert codes == {"good", *(code for code in ErrorCode if code.startswith("token_"))}
+
+
+def test_a_verifier_from_the_page_refuses_everything_under_lock_and_what_it_cannot_check(node: NodeClient) -> None:
+    assert judged(node, page_token()) == "good"
+    assert judged(node, page_token(), locked=True) == "locked"
+    assert judged(node, _tokens()["its cgroup"]) == "token_wrong_unit"
+    assert judged(node, _tokens()["its process"]) == "token_process_ended"
+    assert judged(node, page_token(), revocations=[["a later kind", "", 2_000_000_000]]) == "malformed"

@@ -32,10 +32,15 @@ from e2e.service_host import (
     install,
     prepare_installer,
 )
+from gatepass.paths import ADMIN_SOCKET
+from gatepass_broker.install.configuration import ADMIN_TABLE
+from gatepass_broker.install.layout import ADMIN_SOCKET_UNIT
 
 pytestmark = [*needs_machine, pytest.mark.timeout(400, method="signal")]
 
 BROKER = "gatepass-broker.service"
+CONFIGURATION = "/etc/gatepass/broker.toml"
+KEYS = "/run/gatepass-broker/jwks.json"
 LOOP = Path(__file__).with_name("in_machine") / "ask_in_a_loop.py"
 MALLORY = Account(4242, 4242)
 
@@ -99,6 +104,36 @@ def test_an_upgrade_loses_no_client_and_keeps_what_the_operator_changed(machine:
     assert current(machine) != release
     assert machine.property(BROKER, "MainPID") != pid
     assert machine.read("/etc/gatepass/broker.toml") == configuration
+
+
+def test_a_configuration_from_before_the_administrators_socket_gets_it_when_it_names_it(machine: Machine) -> None:
+    """It is the operator's, and the broker refuses a socket that its file does not name."""
+    assert_only_root_administers(machine)
+    fresh, keys = machine.read(CONFIGURATION), machine.read(KEYS)
+    earlier = fresh.replace(ADMIN_TABLE, "")
+    as_before_the_administrators_socket(machine, earlier)
+
+    said = install(machine).stdout
+    assert ADMIN_TABLE in said
+    assert machine.read(CONFIGURATION) == earlier
+    assert machine.property(ADMIN_SOCKET_UNIT, "ActiveState") == "inactive"
+    machine.systemctl("restart", BROKER)
+    assert machine.run("gatepass", "token", user="derek").stdout.count(".") == 2
+
+    machine.write(CONFIGURATION, fresh)
+    assert ADMIN_TABLE not in install(machine).stdout
+    assert_only_root_administers(machine)
+    machine.systemctl("restart", ADMIN_SOCKET_UNIT)
+    machine.systemctl("restart", BROKER)
+    assert_only_root_administers(machine)
+    assert "systemctl" not in install(machine).stdout
+
+    machine.write(CONFIGURATION, earlier)
+    install(machine)
+    assert machine.property(ADMIN_SOCKET_UNIT, "ActiveState") == "inactive"
+    machine.systemctl("restart", BROKER)
+    assert machine.run("gatepass", "token", user="derek").stdout.count(".") == 2
+    assert machine.read(KEYS) == keys  # none of all this was a stop of the broker
 
 
 def test_what_stands_in_the_way_is_told_at_once_and_nothing_is_changed() -> None:
@@ -188,6 +223,25 @@ def test_an_openclaw_under_a_persons_own_manager_is_guarded_whatever_stops(perso
     install(machine, "--undo")
     assert machine.read("/home/derek/.openclaw/openclaw.json") == original
     assert "gatepass" not in machine.run("nft", "list", "tables").stdout
+
+
+def assert_only_root_administers(machine: Machine) -> None:
+    """Root is answered on the socket for administrators, and nobody else can connect."""
+    command = ("gatepass", "sessions", "--json")
+    json.loads(machine.run(*command).stdout)
+    for name in ("derek", "gatepass-gateway"):
+        refused = machine.run(*command, user=name, check=False)
+        assert (refused.returncode, ADMIN_SOCKET in refused.stderr) == (5, True), refused.stderr
+
+
+def as_before_the_administrators_socket(machine: Machine, configuration: str) -> None:
+    """Take away what a release without it did not install."""
+    machine.systemctl("disable", ADMIN_SOCKET_UNIT)
+    machine.write(CONFIGURATION, configuration)
+    machine.systemctl("stop", ADMIN_SOCKET_UNIT)
+    machine.shell(f"rm /usr/local/lib/systemd/system/{ADMIN_SOCKET_UNIT} && rmdir /etc/gatepass/conf.d")
+    machine.systemctl("daemon-reload")
+    machine.systemctl("restart", BROKER)
 
 
 def bring_newer_gatepass(machine: Machine) -> None:

@@ -24,9 +24,16 @@ OF_A_SERVICE = ("ExecStart=", "ExecReload=", "Sockets=", "Requires=", "Type=", "
 """What makes a unit this service; the rest is the sandbox."""
 
 ALLOWED = {
-    "gatepass-broker": {"write its state"},
-    "gatepass-gateway": {"internet socket", "netlink socket"},
-    "gatepass-redirect": {"netlink socket"},
+    # What tells a caller's cgroup shows the names of processes too, and of nothing that is theirs.
+    "gatepass-broker": {
+        *("write its state", "write its runtime directory"),
+        *("hold another process", "read another's cgroup", "see other processes"),
+    },
+    "gatepass-gateway": {
+        *("internet socket", "netlink socket", "write its runtime directory"),
+        "hold another process",
+    },
+    "gatepass-redirect": {"netlink socket", "hold another process"},
 }
 
 

@@ -147,13 +147,27 @@ def always(*steps: Script) -> Script:
     return script
 
 
-async def call(kind: str, socket_path: object, method: str, *arguments: Any, patience: float = 5.0) -> Any:
+def recording(requests: list[Message], result: Message) -> Script:
+    """Make a script that answers everything with `result`, and adds each request to `requests`."""
+
+    def script(talk: Conversation) -> None:
+        while True:
+            request = talk.request()
+            requests.append({name: value for name, value in request.items() if name not in ("v", "id")})
+            talk.connection.sendall(encode_frame({"id": request["id"], "ok": True, **result}))
+
+    return script
+
+
+async def call(
+    kind: str, socket_path: object, method: str, *arguments: Any, patience: float = 5.0, **named: Any
+) -> Any:
     """Call a method of a new client of `kind`, blocking or async, so that one test covers both."""
     if kind == "blocking":
         with Client(str(socket_path), patience) as client:
-            return await anyio.to_thread.run_sync(lambda: getattr(client, method)(*arguments))
+            return await anyio.to_thread.run_sync(lambda: getattr(client, method)(*arguments, **named))
     async with AsyncClient(str(socket_path), patience) as twin:
-        return await getattr(twin, method)(*arguments)
+        return await getattr(twin, method)(*arguments, **named)
 
 
 def run_cli(
@@ -200,7 +214,13 @@ class CountingIssuer:
         self.expires_in = expires_in
         self.error: Exception | None = None
 
-    def issue(self, audience: str | None = None, scope: str | None = None, ttl: int | None = None) -> IssuedToken:
+    def issue(
+        self,
+        audience: str | None = None,
+        scope: str | None = None,
+        ttl: int | None = None,
+        binding: str | None = None,
+    ) -> IssuedToken:
         """Return the next token."""
         self.calls += 1
         if self.error is not None:

@@ -28,8 +28,9 @@ from structlog.testing import capture_logs
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from gatepass.claims import BootDeadline, Claims, Confirmation
-from gatepass.clock import now
+from gatepass.claims import BootDeadline, Claims, Confirmation, Process
+from gatepass.clock import Moment, now
+from gatepass.daemon.processes import pidfs_inode
 from gatepass.daemon.systemd import Notifier
 from gatepass.tokens import encode_token, header, jwk, thumbprint
 from gatepass_gateway import server
@@ -170,6 +171,7 @@ async def running_gateway(
     upstream: FakeGateway | None = None,
     minter: Minter | None = None,
     notifier: Notifier | None = None,
+    clock: Callable[[], Moment] = now,
     **changes: Any,
 ) -> AsyncIterator[TestGateway]:
     """Run a gateway and the proxy before it in this event loop; `changes` go to `gateway_tables`."""
@@ -178,13 +180,14 @@ async def running_gateway(
     jwks_file.write_text(json.dumps(minter.jwks()))
     if "keys" not in changes:
         changes["keys"] = {"jwks_file": str(jwks_file), "issuer": ISSUER}
+    changes.setdefault("sessions", {"state_dir": str(directory / "gateway-state")})
     async with contextlib.AsyncExitStack() as parts:
         behind = await parts.enter_async_context(running_upstream()) if upstream is None else upstream
         settings = gateway_settings(gateway_tables(behind.port, **changes))
         started = anyio.Event()
         logs = parts.enter_context(capture_logs())
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(server.run, settings, lambda _: started.set(), (), notifier)
+            tasks.start_soon(server.run, settings, lambda _: started.set(), (), notifier, clock)
             with anyio.fail_after(SECONDS):
                 await started.wait()
                 await anyio.lowlevel.checkpoint()
@@ -379,7 +382,7 @@ async def messages_until_close(client: ClientConnection) -> list[dict[str, Any]]
     return messages
 
 
-async def login(client: ClientConnection, auth: Mapping[str, Any] | None = None, **params: Any) -> dict[str, Any]:
+async def login(client: ClientConnection, /, auth: Mapping[str, Any] | None = None, **params: Any) -> dict[str, Any]:
     """Wait for the challenge, send a connect request, and return the answer to it."""
     challenge = await next_json(client)
     assert challenge["event"] == "connect.challenge", challenge
@@ -398,6 +401,27 @@ def acting_as(uid: int) -> Iterator[None]:
         yield
     finally:
         os.seteuid(0)
+
+
+@contextmanager
+def a_process() -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process that does nothing, for the time of the block."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def process_of(pid: int) -> Process:
+    """Return how a running process is named in tokens."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        inode = pidfs_inode(descriptor)
+    finally:
+        os.close(descriptor)
+    assert inode is not None, "this kernel has no pidfs"
+    return Process(pid, inode)
 
 
 class GatewayProcess:

@@ -89,6 +89,8 @@ class FakeGateway:
     """The gateway's own resolved secret, which logs in local clients where it gets here."""
     websocket: str = "normal"
     """How WebSockets behave: see `_websocket`."""
+    makes: dict[Any, dict[str, Any]] = field(default_factory=dict)
+    """Payloads of the answers to requests by their methods, each for one; others are sent back as they came."""
     requests: list[Received] = field(default_factory=list)
     sessions: list[Session] = field(default_factory=list)
     raw: dict[int, bytearray] = field(default_factory=dict)
@@ -380,6 +382,8 @@ class FakeGateway:
             await anyio.aclose_forcefully(stream)
         elif message == "half please":
             await stream.send(b"\x81\x7e\x03\xe8" + b"x" * 500)
+        elif payload := self.makes.pop(_loaded(message).get("method"), None):
+            protocol.send_text(_answer(_loaded(message)["id"], ok=True, payload=payload))
         elif isinstance(message, bytes):
             protocol.send_binary(message)
         else:
@@ -477,7 +481,7 @@ def _answer(request_id: str, *, ok: bool, **content: Any) -> bytes:
 
 def _loaded(message: str | bytes) -> dict[str, Any]:
     try:
-        value = json.loads(message)
-    except ValueError:
+        value = json.loads(message, parse_int=float)
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import fields
 
 from gatepass import client, frames, messages, openclaw, patience, server_identity, tokens
-from gatepass.claims import MAX_ACTORS, MAX_SECONDS, Claims, claims_to_json, decode_payload
+from gatepass.claims import MAX_ACTORS, MAX_SECONDS, Claims, Confirmation, Process, claims_to_json, decode_payload
 from gatepass.cli import openclaw_secret
 from gatepass.clock import Moment
 from gatepass.daemon.ed25519 import signature_check
@@ -27,15 +27,19 @@ from gatepass.errors import (
     error_from_wire,
 )
 from gatepass.frames import Message, decode_body, encode_frame
-from gatepass.messages import OPERATIONS, InvalidRequestError, issued_token, parse_reply, parse_request
+from gatepass.messages import OPERATIONS, InvalidRequestError, ReportRequest, issued_token, parse_reply, parse_request
 from gatepass.paths import SOCKET_VARIABLE, SYSTEM_SOCKET, default_socket
 from gatepass.replies import status_reply, verified_token, whoami_reply
+from gatepass.revocations import Cut, Revocation, Standing
 from gatepass.tokens import Expected, VerificationKey, b64decode, header, jwk, key_table, thumbprint
 from gatepass_broker import keys, server, state
 from gatepass_broker.caller import Caller
-from gatepass_broker.decide import DEFAULT_AUDIENCE, OPERATION_GROUPS, Inquiry, Rules, Standing, decide
-from gatepass_broker.events import KeyAdded, KeyRetired
-from gatepass_broker.policy import Grant, Rule, Selector
+from gatepass_broker.decide import DEFAULT_AUDIENCE, OPERATION_GROUPS, decide
+from gatepass_broker.events import KeyAdded, KeyRetired, Locked, Revoked, Unlocked
+from gatepass_broker.followers import Followers
+from gatepass_broker.inquiry import Decision, Inquiry, Surroundings
+from gatepass_broker.judge import Rules
+from gatepass_broker.policy import Grant, Rule, condition
 from gatepass_broker.schema import BrokerTable, LimitsTable
 from gatepass_broker.state import State
 
@@ -176,7 +180,7 @@ def test_the_error_reply_that_is_shown() -> None:
 
 KEY: Final = jwk(PUBLIC)
 RULE: Final = Rule(
-    Selector(uids=(frozenset({1000}),)),
+    (condition("uid", 1000),),
     Grant("derek", "derek@example.com", (DEFAULT_AUDIENCE,), ("operator.read",), 600),
 )
 RULES: Final = Rules("gatepass:host", (RULE,), 300, "broker.toml")
@@ -197,14 +201,42 @@ def decided(request: Message) -> Message:
         operation=parse_request(request).operation,
         caller=Caller(1000, 1001, frozenset({27}), 4711, None),
         exited=False,
-        allowed=frozenset({"request", "follow"}),
+        allowed=frozenset({"request", "follow", "admin"}),
         moment=MOMENT,
         token_id="AAECAwQFBgcICQoLDA0ODw",
     )
-    decision = decide(RULES, published(), Standing("0.1.0", 3, 0, table), inquiry)
+    present, followers = published(), Followers()
+    if request["op"] == "follow":
+        present.apply(REVOKED)
+    if request["op"] in GATEWAYS_THERE:
+        followers.add("proxy", "openclaw's proxy", MOMENT.time)
+        followers.read("proxy", ReportRequest(present.generation))
+    if request["op"] == "unlock":
+        present.apply(Locked(time=1, uid=0))
+    around = Surroundings("0.1.0", 3, 0, table, followers, lambda _: False)
+    decision = decide(RULES, present, around, inquiry)
     assert isinstance(decision.result, dict), decision.result
     token = {} if decision.claims is None else {"token": "eyJhbGci…"}
-    return messages.ok_message(request["id"], {**token, **decision.result})
+    outcome = acted_on(decision, present, followers) if decision.awaits_followers else {}
+    return messages.ok_message(request["id"], {**token, **decision.result, **outcome})
+
+
+GATEWAYS_THERE: Final = ("sessions", "revoke", "lock", "unlock")
+REVOKED: Final = Revoked(
+    time=1, by=Cut.UID, value="1001", issued_until=1_899_999_000, boottime=1, needed_until=9_999, uid=0
+)
+
+
+def acted_on(decision: Decision, present: State, followers: Followers) -> Message:
+    """Let the page's one gateway carry the decision out. A session of it ends by that, unless it ends a lock."""
+    ends = not any(isinstance(event, Unlocked) for event in decision.events)
+    example = next(values(examples("report")[0]))
+    followers.read("proxy", ReportRequest(0, tuple(example["opened"])))
+    for event in decision.events:
+        present.apply(event)
+    progress = followers.progress(present.generation)
+    followers.read("proxy", ReportRequest(progress.seq, closed=(example["opened"][0]["id"],) if ends else ()))
+    return followers.outcome(progress)
 
 
 def page_token() -> str:
@@ -229,10 +261,17 @@ def test_the_table_of_operations() -> None:
         assert tuple(shown[name]) == kind._fields
         for parameter, hint in get_type_hints(kind).items():
             row = shown[name][parameter]
-            assert row["Type"].startswith("integer" if int in getattr(hint, "__args__", ()) else "string")
+            assert row["Type"].startswith(type_on_the_page(hint)), parameter
             assert (row["If left out"] == "required") == (parameter not in kind._field_defaults)
     assert f"default life ({default(BrokerTable, 'default_ttl')} unless" in shown["issue"]["ttl"]["If left out"]
     assert f"`{DEFAULT_AUDIENCE}`" in shown["verify"]["audience"]["If left out"]
+
+
+def type_on_the_page(hint: Any) -> str:
+    """Return how the type of a parameter begins."""
+    if "tuple" in str(hint):
+        return "list of"
+    return "integer" if int in (hint, *getattr(hint, "__args__", ())) else "string"
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -244,6 +283,8 @@ def test_an_operation_is_answered_as_its_example_shows(name: str) -> None:
     made = decided(sent)
     if name == "status":
         reply |= {"issued": 0, "refused": 0, "uptime": made["uptime"], "started": 0, "configured": 0}
+    if name == "explain":
+        made["cures"] = made["cures"][:1]  # the page says that it shows the first
     assert made == reply
 
     result = parse_reply(reply, request["id"])
@@ -254,6 +295,10 @@ def test_an_operation_is_answered_as_its_example_shows(name: str) -> None:
 
 TYPES: Final[dict[str, Any]] = {
     "string": str,
+    "boolean": bool,
+    "string or nil": str | None,
+    "list of strings or nil": list | None,
+    "list of lists": list,
     "integer": int,
     "integer or nil": int | None,
     "map": dict,
@@ -266,11 +311,13 @@ TYPES: Final[dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_the_members_of_a_reply_are_those_of_the_table(name: str) -> None:
-    (rows,) = tables(name)
+    rows = [row for table in tables(name) for row in table]
     _, (reply,) = (list(values(block)) for block in examples(name))
     members = {key: value for key, value in flat(reply).items() if key not in ("id", "ok")}
     kinds = {bare(row["Member"]): TYPES[row["Type"]] for row in rows}
-    inner = ("claims.", "keys.") if name in ("verify", "follow") else ()
+    if name in ("lock", "unlock"):
+        kinds = {bare(row["Member"]): TYPES[row["Type"]] for row in tables("revoke")[0]}
+    inner = ("claims.", "keys.") if name in ("verify", "follow") else ("cures.arguments.",)
     assert list(kinds) == [key for key in members if not key.startswith(inner or "\0")]
     for member, kind in kinds.items():
         assert isinstance(members[member], kind), member
@@ -402,7 +449,7 @@ def test_the_header_is_the_one_on_the_page() -> None:
 def test_the_claims_are_those_of_the_table() -> None:
     (rows,) = tables("Claims")
     kinds = {"text": str, "string": str, "seconds": int, "integer": int, "object": dict}
-    claims = flat(claims_to_json(page_claims()))
+    claims = flat(claims_to_json(bound_claims()))
     assert [bare(row["Claim"]) for row in rows] == list(claims)
     for row in rows:
         assert type(claims[bare(row["Claim"])]) is kinds[row["Type"]], row
@@ -416,7 +463,7 @@ def page_claims() -> Claims:
 def test_the_token_on_the_page_verifies_and_says_what_the_example_shows() -> None:
     table = key_table([VerificationKey(KEY["kid"], signature_check(PUBLIC))])
     claims = tokens.check_token(page_token(), table, Expected("gatepass:host", DEFAULT_AUDIENCE, MOMENT))
-    tokens.check_binding(claims, 1000)
+    tokens.check_binding(claims, tokens.Presenter(1000))
     _, (reply,) = (list(values(block)) for block in examples("verify"))
     assert claims_to_json(claims) == reply["claims"]
     assert tokens.encode_token(claims, header(KEY["kid"]), PRIVATE.sign) == page_token()
@@ -428,13 +475,15 @@ def test_the_steps_of_verifying_come_in_the_order_of_the_page() -> None:
     """A token with several faults is refused for the one that the page names first."""
     (rows,) = tables("How to verify")
     codes = [bare(row["Else"]) for row in rows]
-    assert [int(row["Step"]) for row in rows] == list(range(1, 12))
+    assert [int(row["Step"]) for row in rows] == list(range(1, 15))
     assert {*codes} == {code for code in ErrorCode if code.startswith("token_")}
 
-    def refusal(token: str, issuer: str, audience: str, moment: Moment, uid: int) -> str:
+    def refusal(token: str, issuer: str, audience: str, moment: Moment, presenter: tokens.Presenter) -> str:
         table = key_table([VerificationKey(KEY["kid"], signature_check(PUBLIC))])
         try:
-            tokens.check_binding(tokens.check_token(token, table, Expected(issuer, audience, moment)), uid)
+            claims = tokens.check_token(token, table, Expected(issuer, audience, moment))
+            tokens.check_binding(claims, presenter)
+            revoked.check(claims)
         except TokenError as error:
             return error.code.value
         return "good"
@@ -445,9 +494,15 @@ def test_the_steps_of_verifying_come_in_the_order_of_the_page() -> None:
     no_claims = tokens.b64encode(b"[]")
     text = f"{protected}.{no_claims}"
     signed = f"{text}.{tokens.b64encode(PRIVATE.sign(text.encode()))}"
-    wrong = ("gatepass:other", "elsewhere", Moment(2_000_000_000, 0, "f" * 32), 1)
-    issuer, audience, moment, uid = "gatepass:host", DEFAULT_AUDIENCE, MOMENT, 1000
+    nobody = tokens.Presenter(1)
+    wrong = ("gatepass:other", "elsewhere", Moment(2_000_000_000, 0, "f" * 32), nobody)
+    issuer, audience, moment = "gatepass:host", DEFAULT_AUDIENCE, MOMENT
+    bound = tokens.encode_token(bound_claims(), protected, PRIVATE.sign)
+    user = tokens.Presenter(1000)
+    in_cgroup = user._replace(is_in_cgroup=lambda cgroup: cgroup == 9)
+    alive = in_cgroup._replace(is_alive=lambda process: process == Process(4711, 77))
     early = moment._replace(boottime=0)
+    revoked = Standing(False, (Revocation(Cut.ALL, "", 1_900_000_000),))
     found = [
         refusal(f"x{'.' * 5_000}", *wrong),
         refusal(f"x{altered}=", *wrong),
@@ -457,12 +512,23 @@ def test_the_steps_of_verifying_come_in_the_order_of_the_page() -> None:
         refusal(good, *wrong),
         refusal(good, issuer, *wrong[1:]),
         refusal(good, issuer, audience, *wrong[2:]),
-        refusal(good, issuer, audience, early._replace(time=2_000_000_000), 1),
-        refusal(good, issuer, audience, early, 1),
-        refusal(good, issuer, audience, moment, 1),
+        refusal(good, issuer, audience, early._replace(time=2_000_000_000), nobody),
+        refusal(good, issuer, audience, early, nobody),
+        refusal(bound, issuer, audience, moment, nobody),
+        refusal(bound, issuer, audience, moment, user),
+        refusal(bound, issuer, audience, moment, in_cgroup),
+        refusal(bound, issuer, audience, moment, alive),
     ]
     assert found == codes
-    assert refusal(good, issuer, audience, moment, uid) == "good"
+    revoked = Standing()
+    assert refusal(bound, issuer, audience, moment, alive) == "good"
+    assert refusal(good, issuer, audience, moment, user) == "good"
+
+
+def bound_claims() -> Claims:
+    """Return the claims of the page's token, bound to all that one can be bound to."""
+    confirmation = Confirmation(1000, cgroup=9, process=Process(4711, 77))
+    return page_claims()._replace(confirmation=confirmation, reconnect=3_600)
 
 
 # --- Keys and secrets

@@ -38,6 +38,7 @@ OPENCLAWS_REASONS: Final = (
 )
 OF_THE_PROXY: Final = (
     ErrorCode.NO_TOKEN,
+    ErrorCode.LOCKED,
     ErrorCode.SECRET_MISPLACED,
     ErrorCode.IDENTITY_FORGED,
     ErrorCode.IDENTITY_UNKNOWN,

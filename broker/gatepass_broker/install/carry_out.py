@@ -5,15 +5,22 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
+from gatepass.paths import ADMIN_SOCKET
 from gatepass_broker.install import accounts, openclaw, release, services
 from gatepass_broker.install.commands import run
-from gatepass_broker.install.configuration import broker_text
+from gatepass_broker.install.configuration import ADMIN_TABLE, broker_text, has_socket
 from gatepass_broker.install.files import read
-from gatepass_broker.install.layout import BROKER_SERVICE, BROKER_SOCKET, BROKER_SOCKETS, LINKED
+from gatepass_broker.install.layout import (
+    ADMIN_SOCKET_UNIT,
+    BROKER_SERVICE,
+    BROKER_SOCKET,
+    BROKER_SOCKETS,
+    LINKED,
+)
 from gatepass_broker.install.manifest import digest
-from gatepass_broker.install.place import Work, place, place_link, remove_stale
+from gatepass_broker.install.place import Work, make_directory, place, place_link, remove_stale
 from gatepass_broker.install.proxy import install_proxy
-from gatepass_broker.install.running import enable, ensure, reload
+from gatepass_broker.install.running import disable, enable, ensure, reload
 from gatepass_broker.install.units import accounts_file, shipped, unit_files
 
 _COPY: Final = "make {directory} (gatepass {version} and the {others} packages that it needs, copied from this one)"
@@ -74,7 +81,11 @@ def _configure_broker(work: Work) -> None:
     if found is None:
         place(work, path, content)
     elif work.intention.manifest.files.get(str(path)) != digest(content):
-        work.steps.note(f"{path} is yours and stays as it is; whom you name now needs a [[rule]] there")
+        work.steps.note(
+            f"{path} is yours and stays as it is; it may lack what a new one would have, such as a [[rule]] for whom "
+            "you name now, or 'reconnect' in it"
+        )
+    make_directory(work, layout.broker_rules)
     command = layout.releases / work.intention.blueprint.name / "bin" / "gatepass-broker"
     work.steps.do(f"check {path}", lambda: run(command, "--config", path, "--check"))
 
@@ -125,11 +136,29 @@ def _not_yet_a_member(work: Work, name: str) -> str:
 
 
 def _run_broker(work: Work) -> None:
-    enable(work, *BROKER_SOCKETS)
-    for unit in BROKER_SOCKETS:
-        ensure(work, unit, services.fingerprint(shipped(unit)))
+    sockets = _sockets(work)
+    enable(work, *sockets)
+    for unit in sockets:
+        ensure(work, unit, services.fingerprint(shipped(unit)), service=BROKER_SERVICE)
     ensure(work, BROKER_SERVICE, services.fingerprint(work.intention.blueprint.name, shipped(BROKER_SERVICE)))
     work.steps.do("wait until the broker answers", lambda: services.wait_for_broker(BROKER_SOCKET))
+
+
+def _sockets(work: Work) -> tuple[str, ...]:
+    """Return the socket units that the broker's configuration has a use for; it refuses to start with any other.
+
+    A configuration that was written before there was a socket for administrators is the operator's, and stays as it is.
+    """
+    path = work.intention.layout.broker_config
+    content = read(path) or broker_text(work.intention.request).encode()  # in a rehearsal it may not be there
+    if has_socket(content, str(path), ADMIN_SOCKET):
+        return BROKER_SOCKETS
+    disable(work, ADMIN_SOCKET_UNIT)
+    work.steps.note(
+        f"{path} is yours and has no socket for administrators, so nobody can revoke, lock, list sessions, or have "
+        f"others explained. For one add these lines there, and run this again:\n\n{ADMIN_TABLE}"
+    )
+    return tuple(unit for unit in BROKER_SOCKETS if unit != ADMIN_SOCKET_UNIT)
 
 
 def _remove_old_releases(work: Work) -> None:

@@ -14,6 +14,7 @@ from gatepass.daemon.toml_tables import check_tables
 from gatepass.errors import ConfigurationError
 from gatepass.openclaw_setup.proxy_file import render
 from gatepass.openclaw_setup.wishes import IDENTITY_SOURCE
+from gatepass.paths import ADMIN_SOCKET
 from gatepass_broker.config import resolve
 from gatepass_broker.install.layout import (
     BROKER_ACCOUNT,
@@ -23,12 +24,23 @@ from gatepass_broker.install.layout import (
     GATEWAY_ACCOUNT,
 )
 from gatepass_broker.install.request import Request
-from gatepass_broker.personal import DEFAULT_AUDIENCES, OPERATOR_SCOPES
+from gatepass_broker.operator_scopes import OPERATOR_SCOPES
+from gatepass_broker.personal import DEFAULT_AUDIENCES, RECONNECT_SECONDS
 from gatepass_broker.schema import File
 
 _GATEWAY_HEAD: Final = (
     "# Written by 'gatepass-broker install', which keeps it in step with OpenClaw's own configuration.\n"
 )
+
+ADMIN_TABLE: Final = f"""\
+[[socket]]
+path = "{ADMIN_SOCKET}"
+mode = "0600"
+owner = "{BROKER_ACCOUNT}"
+group = "{BROKER_ACCOUNT}"
+allow = ["request", "admin"]
+"""
+"""For root, whom no mode keeps out: what `gatepass revoke`, `lock` and their like take."""
 
 _UNPRIVILEGED: Final = 1_024
 """The first port that any user can take."""
@@ -47,6 +59,7 @@ class FromSetup(NamedTuple):
 def broker_text(request: Request) -> str:
     """Return the broker's first configuration. From then on it is the operator's."""
     accounts = request.accounts
+    user = _text(accounts[0]) if len(accounts) == 1 else _list(accounts)
     return f"""\
 # The gatepass broker. Written once by 'gatepass-broker install'; it is yours, and never changed again.
 # After a change: gatepass-broker --config /etc/gatepass/broker.toml --check && systemctl reload gatepass-broker
@@ -71,14 +84,42 @@ owner = "{BROKER_ACCOUNT}"
 group = "{GATEWAY_ACCOUNT}"
 allow = ["follow"]
 
-# Who gets what. Whoever is named here has to be in the group '{CALLERS_GROUP}' too: usermod -aG {CALLERS_GROUP} NAME
+# For root alone.
+{ADMIN_TABLE}
+# Who gets what: the first rule that matches the caller counts, alone. Rules of /etc/gatepass/conf.d/*.toml come after
+# those that are here. Whoever is named has to be in the group '{CALLERS_GROUP}' too: usermod -aG {CALLERS_GROUP} NAME
+#
+# This one would have OpenClaw's service, and what it starts, do less than a person's own shell:
+#
+# [[rule]]
+# name = "the service"
+# user = {user}
+# unit = "{request.unit}"  # user_unit, if it runs under a person's own manager
+# audiences = {_list(DEFAULT_AUDIENCES)}
+# scopes = ["operator.read", "operator.write"]
+# bind = "unit"  # its tokens are good in that unit only; "process": only as long as the process that asked lives
+# per_minute = 60
+
 [[rule]]
 name = "local programs"
-user = {_text(accounts[0]) if len(accounts) == 1 else _list(accounts)}
+user = {user}
 audiences = {_list(DEFAULT_AUDIENCES)}
 # Each by name: OpenClaw does not take operator.admin to include the others.
 scopes = {_list(OPERATOR_SCOPES)}
+# Eight hours: for so long after it got its token, a program that has logged in with it (`openclaw tui`) can reconnect,
+# from the same user and unit, unless that is revoked. 0: only as long as the token lives.
+reconnect = {RECONNECT_SECONDS}
 """
+
+
+def has_socket(content: bytes, name: str, path: str) -> bool:
+    """Whether a configuration of the broker's, in the file `name`, has a socket at `path`. Raise `ConfigurationError`.
+
+    Its form is not looked at: that is the broker's own business.
+    """
+    tables = read_tables(content, name).get("socket")
+    listed = tables if isinstance(tables, list) else []
+    return any(isinstance(table, dict) and table.get("path") == path for table in listed)
 
 
 def check_broker_text(request: Request) -> None:

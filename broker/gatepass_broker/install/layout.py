@@ -12,7 +12,8 @@ GATEWAY_ACCOUNT: Final = "gatepass-gateway"
 CALLERS_GROUP: Final = "gatepass"
 
 BROKER_SERVICE: Final = "gatepass-broker.service"
-BROKER_SOCKETS: Final = ("gatepass-broker.socket", "gatepass-broker-follow.socket")
+ADMIN_SOCKET_UNIT: Final = "gatepass-broker-admin.socket"
+BROKER_SOCKETS: Final = ("gatepass-broker.socket", "gatepass-broker-follow.socket", ADMIN_SOCKET_UNIT)
 GATEWAY_SERVICE: Final = "gatepass-gateway.service"
 GATEWAY_SOCKET: Final = "gatepass-gateway.socket"
 REDIRECT_SERVICE: Final = "gatepass-redirect.service"
@@ -74,6 +75,11 @@ class Layout(NamedTuple):
     def broker_config(self) -> Path:
         """The broker's."""
         return self.config / "broker.toml"
+
+    @property
+    def broker_rules(self) -> Path:
+        """Further rules of the broker's, a file each."""
+        return self.config / "conf.d"
 
     @property
     def gateway_config(self) -> Path:

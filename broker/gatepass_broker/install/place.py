@@ -31,7 +31,7 @@ def place(work: Work, path: Path, content: bytes, mode: int = 0o644, group: int 
     if files.is_as(path, content, mode, group):
         return False
     work.note()
-    make_parents(work, path)
+    make_directory(work, path.parent)
     work.steps.do(f"write {path}", lambda: files.write(path, content, mode, group))
     return True
 
@@ -42,14 +42,14 @@ def place_link(work: Work, path: Path, target: Path) -> None:
     if files.target_of(path) == str(target):
         return
     work.note()
-    make_parents(work, path)
+    make_directory(work, path.parent)
     work.steps.do(f"link {path} to {target}", lambda: files.link(path, str(target)))
 
 
-def make_parents(work: Work, path: Path) -> None:
-    """Make the directories above `path` that are missing."""
+def make_directory(work: Work, path: Path) -> None:
+    """Make the directory `path`, and those above it that are missing."""
     noted = work.intention.manifest.directories
-    for directory in files.missing_directories(path.parent):
+    for directory in files.missing_directories(path):
         if str(directory) in noted and work.steps.dry_run:
             continue
         if str(directory) not in noted:

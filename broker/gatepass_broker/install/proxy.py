@@ -23,7 +23,7 @@ from gatepass_broker.install.layout import GATEWAY_ACCOUNT, GATEWAY_SERVICE, GAT
 from gatepass_broker.install.manifest import digest
 from gatepass_broker.install.observe import find_group, loopback_addresses
 from gatepass_broker.install.openclaw import OpenClaw, SetUp
-from gatepass_broker.install.place import Work, make_parents, place
+from gatepass_broker.install.place import Work, make_directory, place
 from gatepass_broker.install.running import enable, ensure, reload
 from gatepass_broker.install.units import WantedFile, openclaw_drop_ins, port_drop_in, shipped
 
@@ -114,7 +114,7 @@ def _place_configuration(work: Work, content: bytes) -> None:
     group, noted = find_group(GATEWAY_ACCOUNT), work.intention.manifest.files
     if files.is_as(path, content, _MODE, group):
         return
-    make_parents(work, path)
+    make_directory(work, path.parent)
     _check(layout, content)
     if not path.exists() or str(path) in noted:
         noted[str(path)] = digest(content)

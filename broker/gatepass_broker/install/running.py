@@ -15,20 +15,31 @@ def enable(work: Work, *units: str) -> None:
         work.steps.do(f"systemctl enable {names}", lambda: services.systemctl("enable", *missing))
 
 
-def ensure(work: Work, unit: str, fingerprint: str | None) -> str:
+def disable(work: Work, unit: str) -> None:
+    """Stop a unit, and nothing that requires it, and have it started no more."""
+    if _is_enabled(unit):  # first: whatever requires it by that would stop with it
+        work.steps.do(f"systemctl disable {unit}", lambda: services.systemctl("disable", unit))
+    if services.state(unit).running:
+        work.steps.do(f"systemctl stop {unit}", lambda: services.change("stop", unit))
+
+
+def ensure(work: Work, unit: str, fingerprint: str | None, *, service: str | None = None) -> str:
     """Have a unit run what `fingerprint` stands for (None: not known in a rehearsal). Return what was done, or ''.
 
-    What it runs is noted once it runs it, so a run that was interrupted is made up for by the next.
+    `service` requires `unit`, a socket: systemd starts no socket of a service that runs, but takes it along when that
+    is restarted. What a unit runs is noted once it runs it, so a run that was interrupted is made up for by the next.
     """
-    running = work.intention.manifest.running
+    running, told = work.intention.manifest.running, unit
     if not services.state(unit).running:
         verb = "start"
+        if service is not None and services.state(service).running:
+            verb, told = "restart", service
     elif running.get(unit) != fingerprint:
         verb = "restart"
     else:
         return ""
     unless = "" if fingerprint else " (unless what it runs has not changed)"
-    work.steps.do(f"systemctl {verb} {unit}{unless if verb == 'restart' else ''}", lambda: services.change(verb, unit))
+    work.steps.do(f"systemctl {verb} {told}{unless if verb == 'restart' else ''}", lambda: services.change(verb, told))
     if fingerprint is not None:
         running[unit] = fingerprint
         work.note()

@@ -40,6 +40,9 @@ TOKEN_FAULTS: Final = {
     ErrorCode.TOKEN_NOT_YET_VALID: 16,
     ErrorCode.TOKEN_WRONG_BOOT: 17,
     ErrorCode.TOKEN_WRONG_UID: 18,
+    ErrorCode.TOKEN_REVOKED: 19,
+    ErrorCode.TOKEN_WRONG_UNIT: 20,
+    ErrorCode.TOKEN_PROCESS_ENDED: 21,
 }
 
 _STATUS_OF_CLASS: Final[dict[type[GatepassError], int]] = {
@@ -61,7 +64,7 @@ def exit_status(error: GatepassError) -> int:
     """Return the exit status that stands for `error`."""
     if isinstance(error, TokenError):
         return TOKEN_FAULTS.get(error.code, FAILURE)
-    if error.code in (ErrorCode.DENIED, ErrorCode.OPERATION_NOT_ALLOWED):
+    if error.code in (ErrorCode.DENIED, ErrorCode.OPERATION_NOT_ALLOWED, ErrorCode.LOCKED):
         return DENIED
     return _STATUS_OF_CLASS.get(type(error), FAILURE)
 
@@ -107,4 +110,13 @@ def put_json(value: dict[str, Any]) -> None:
 def put_table(rows: dict[str, object]) -> None:
     """Write the result as lines of a name and a value."""
     width = max(map(len, rows))
-    put("\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows.items()))
+    put("\n".join(f"{name:<{width}}  {plain(str(value))}".rstrip() for name, value in rows.items()))
+
+
+def plain(text: str) -> str:
+    """Return `text` on one line, and with nothing in it that a terminal obeys: some of it is of others' making."""
+    return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")

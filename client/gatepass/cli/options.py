@@ -7,6 +7,7 @@ from typing import Final, NoReturn
 
 from gatepass.cli.manners import USAGE, tell
 from gatepass.client import DEFAULT_TIMEOUT, Client
+from gatepass.paths import admin_socket
 
 _ENDING: Final = "Exit statuses, and what they stand for: gatepass --help"
 
@@ -53,9 +54,24 @@ def add_wanted(parser: Parser) -> None:
     parser.add_argument("--ttl", metavar="SECONDS", type=int, help="its life")
 
 
+def add_binding(parser: Parser, *bindings: str) -> None:
+    """Add `--bind`, which takes `bindings`."""
+    parser.add_argument(
+        "--bind",
+        choices=bindings,
+        help="what a token is bound to besides this user, where the rule does not demand more already: the systemd "
+        "unit that asks for it, or the process; uid for nothing else",
+    )
+
+
 def client_of(options: argparse.Namespace) -> Client:
     """Return the client that the options ask for."""
     return Client(options.socket, options.timeout)
+
+
+def admin_client_of(options: argparse.Namespace) -> Client:
+    """Return the client that the options of a command for administrators ask for."""
+    return Client(admin_socket() if options.socket is None else options.socket, options.timeout)
 
 
 def _seconds(text: str) -> float:

@@ -15,18 +15,21 @@ exit statuses:
   0  done                       10  token: malformed
   1  failure                    11  token: unknown key
   2  usage                      12  token: bad signature
-  3  denied: do not ask again   13  token: of another broker
+  3  denied, or locked          13  token: of another broker
   4  try later                  14  token: for another audience
   5  broker unreachable         15  token: expired
   6  misconfigured              16  token: not yet valid
                                 17  token: of another machine or boot
                                 18  token: of another user
+                                19  token: revoked
+                                20  token: of another systemd unit
+                                21  token: its process has ended
   'gatepass run' returns the status of its command, 125 if it failed itself, 126 if the command could
   not be executed, 127 if it was not found, 128+N if signal N ended it. Ctrl-C ends any command with 130.
 
 environment:
   GATEPASS_SOCKET  the broker's socket (default: your own broker's in $XDG_RUNTIME_DIR/gatepass/ if it
-                   is there, else /run/gatepass/broker.sock)
+                   is there, else /run/gatepass/broker.sock; for what takes root /run/gatepass/admin.sock)
 """
 
 

@@ -12,9 +12,10 @@ from typing import Final, NoReturn
 
 from gatepass.cli.child import run_child
 from gatepass.cli.manners import CommandError, guard, tell
-from gatepass.cli.options import Parser, add_wanted, client_of, command_parser
+from gatepass.cli.options import Parser, add_binding, add_wanted, client_of, command_parser
 from gatepass.cli.token_file import TokenFile
 from gatepass.errors import GatepassError
+from gatepass.messages import Binding
 from gatepass.paths import SOCKET_VARIABLE
 from gatepass.source import Briefly, TokenSource
 
@@ -41,6 +42,7 @@ If CMD leaves this user or this pid namespace (a container), it cannot open the 
 _EXAMPLES: Final = """\
   gatepass run -- sh -c 'gatepass verify --token-file "$GATEPASS_TOKEN_FILE"'
   gatepass run --audience openclaw --scope operator.read -- ./report.py
+  gatepass run --bind process -- ./report.py   # the token ends with this 'gatepass run'
   OPENCLAW_GATEWAY_URL=ws://127.0.0.1:18789 gatepass run --env OPENCLAW_GATEWAY_TOKEN -- openclaw cron list"""
 
 
@@ -59,6 +61,7 @@ def main(arguments: Sequence[str]) -> int:
 def _command_line() -> Parser:
     parser = command_parser("run", _PURPOSE, _EXAMPLES, usage="gatepass run [options] -- CMD [ARG ...]")
     add_wanted(parser)
+    add_binding(parser, *Binding)
     parser.add_argument(
         "--env",
         metavar="NAME",
@@ -71,7 +74,9 @@ def _command_line() -> Parser:
 
 def _run(options: argparse.Namespace) -> int:
     client = client_of(options)
-    source = TokenSource(Briefly(client), audience=options.audience, scope=options.scope, ttl=options.ttl)
+    source = TokenSource(
+        Briefly(client), audience=options.audience, scope=options.scope, ttl=options.ttl, binding=options.bind
+    )
     try:
         token = source.get()
     except GatepassError as error:

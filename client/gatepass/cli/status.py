@@ -50,6 +50,8 @@ def _rows(status: Status, place: str) -> dict[str, object]:
         "issued": status.issued,
         "refused": status.refused,
         "connections": status.connections,
+        "gateways": "unknown" if status.gateways is None else status.gateways,
+        "locked": "yes: nothing is issued or accepted until 'gatepass unlock'" if status.locked else "no",
         "keys": ", ".join(map(_key, status.keys)) or "none",
     }
 

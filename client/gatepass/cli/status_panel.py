@@ -15,8 +15,9 @@ from gatepass.replies import KeyStatus, Status
 
 def show(status: Status, place: str, console: Console | None = None) -> None:
     """Show the broker's status in a panel. `console` is the terminal's, unless a test brings another."""
-    healthy = status.state == "running"
-    title = Text.assemble(("● ", "green" if healthy else "yellow"), (status.issuer, "bold"), f"  {status.state}")
+    state = "locked: nothing is issued or accepted" if status.locked else status.state
+    color = "red" if status.locked else "green" if status.state == "running" else "yellow"
+    title = Text.assemble(("● ", color), (status.issuer, "bold"), f"  {state}")
     panel = Panel(Group(_facts(status, place), "", _keys(status)), title=title, title_align="left", expand=False)
     (console or Console()).print(panel)
 
@@ -31,6 +32,7 @@ def _facts(status: Status, place: str) -> Table:
         "configured": _moment(status.configured),
         "tokens": f"{status.issued:,} issued, {status.refused:,} requests refused",
         "connections": str(status.connections),
+        "gateways": "unknown" if status.gateways is None else str(status.gateways),
     }
     for name, value in rows.items():
         table.add_row(name, Text(value))  # as text: what a broker says is no markup

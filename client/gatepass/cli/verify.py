@@ -64,5 +64,6 @@ def _rows(verified: VerifiedToken) -> dict[str, object]:
         "subject": verified.subject,
         "audience": verified.audience,
         "scope": verified.scope or "none",
+        "id": verified.claims.get("jti", "unknown"),
         "expires": f"in {max(0, verified.expires_at - int(time.time()))} s",
     }

@@ -39,18 +39,25 @@ def _rows(seen: Whoami) -> dict[str, object]:
         "gid": _known(seen.gid),
         "groups": " ".join(map(str, seen.groups)) or "none",
         "pid": _known(seen.pid),
+        "unit": seen.unit or _known(seen.cgroup and "none"),
+        "cgroup": _known(seen.cgroup),
         "broker": seen.issuer,
     }
     if seen.grant is None:
-        return {**rows, "identity": "none: no rule of the broker matches this user, so tokens are denied"}
+        return {
+            **rows,
+            "identity": "none: no rule of the broker matches, so tokens are denied; 'gatepass explain' says why",
+        }
     return {
         **rows,
         "identity": seen.grant.identity,
         "audiences": " ".join(seen.grant.audiences),
         "scope": seen.grant.scope or "none",
         "longest life": f"{seen.grant.max_ttl} s",
+        "binding": seen.grant.binding,
+        "reconnect": f"for {seen.grant.reconnect} s" if seen.grant.reconnect else "no",
     }
 
 
-def _known(number: int | None) -> object:
-    return "unknown" if number is None else number
+def _known(value: object) -> object:
+    return "unknown" if value is None else value

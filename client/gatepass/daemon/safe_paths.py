@@ -56,14 +56,17 @@ def read_own_file(path: Path) -> bytes:
     except OSError as error:
         reason = "it is a symbolic link; name the file itself" if path.is_symlink() else error.strerror
         raise ConfigurationError(f"the file cannot be opened: {reason}", where=str(path)) from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ConfigurationError("this is not a regular file", where=str(path))
         _check_owner(status, path)
         if status.st_mode & _WRITABLE_BY_OTHERS:
             raise ConfigurationError(_writable(path), where=str(path))
-        return file.read()
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
 
 
 def _status(path: Path) -> os.stat_result:

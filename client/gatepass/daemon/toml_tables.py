@@ -68,24 +68,42 @@ def _form_error(text: str, form: type[msgspec.Struct]) -> ConfigurationError:
     message, _, place = text.partition(" - at `")
     path = place.rpartition("`$")[2] if "`$" in place else place.removeprefix("$")
     where = path.rstrip("`").lstrip(".").replace("[...]", "[]")
-    if unknown := re.search(r"unknown field `(.*)`", message):
-        near = difflib.get_close_matches(unknown[1], _keys_at(form, where), n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        return ConfigurationError(f"there is no key '{unknown[1]}' here{hint}", where=where)
+    if unknown := re.search(r"unknown field `(.*)`", message, re.DOTALL):
+        return ConfigurationError(f"there is no key {unknown[1]!r} here{_hint(unknown[1], form, where)}", where=where)
     if missing := re.search(r"missing required field `(.*)`", message):
         return ConfigurationError(f"the key '{missing[1]}' is missing", where=where)
     return ConfigurationError(message[:1].lower() + message[1:], where=where)
 
 
+def _hint(key: str, form: type[msgspec.Struct], where: str) -> str:
+    known = _keys_at(form, where)
+    near = difflib.get_close_matches(key, known, n=1)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return f"; there are: {', '.join(known)}" if known else ""
+
+
 def _keys_at(form: type[msgspec.Struct], where: str) -> list[str]:
-    """Return the keys of the table at a key path such as `rule[0]` or `broker`; none if there is no such table."""
-    if not where:
-        return list(form.__struct_fields__)
-    table = where.partition("[")[0]
-    for field in msgspec.structs.fields(form):
-        if field.encode_name == table:
-            inner = msgspec.inspect.type_info(field.type)
-            inner = getattr(inner, "item_type", inner)
-            if isinstance(inner, msgspec.inspect.StructType):
-                return [entry.encode_name for entry in inner.fields]
-    return []
+    """Return the keys of the table at a key path such as `rule[0]` or `identity.users[]`; none if there is no such."""
+    table = _table(msgspec.inspect.type_info(form))
+    for step in re.findall(r"\[[^]]*\]|[^.\[]+", where):
+        if table is None:
+            return []
+        # What stands in a list or in a map of tables is found through its field already.
+        if not step.startswith("["):
+            table = next((_table(entry.type) for entry in table.fields if entry.encode_name == step), None)
+    return [] if table is None else [entry.encode_name for entry in table.fields]
+
+
+def _table(form: msgspec.inspect.Type) -> msgspec.inspect.StructType | None:
+    """Return the table that a value of `form` is, holds in a list or map, or may be; None if there is none."""
+    match form:
+        case msgspec.inspect.StructType():
+            return form
+        case msgspec.inspect.VarTupleType(item_type=inner) | msgspec.inspect.ListType(item_type=inner):
+            return _table(inner)
+        case msgspec.inspect.DictType(value_type=inner):
+            return _table(inner)
+        case msgspec.inspect.UnionType(types=kinds):
+            return next((table for table in map(_table, kinds) if table is not None), None)
+    return None

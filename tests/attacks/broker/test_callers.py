@@ -17,10 +17,16 @@ import pytest
 
 from gatepass.frames import encode_frame
 from gatepass_broker import peer as peer_module
-from gatepass_broker.peer import SO_PEERGROUPS, SO_PEERPIDFD, attest, overflow_gid, overflow_uid
+from gatepass_broker.peer import SO_PEERGROUPS, SO_PEERPIDFD, Peer, SocketOptions, overflow_gid, overflow_uid
+from gatepass_broker.pidfd import boottime
+from gatepass_broker.places import Places
 from support.broker import BrokerProcess, RawClient, acting_as, ask, error_code, in_thread, own_rule, running_broker
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be other users")
+
+
+def attest(connection: SocketOptions, absent_at: int | None = None) -> Peer:
+    return peer_module.attest(connection, Places.of_this_machine(), absent_at)
 
 
 class FakeSocket:
@@ -119,7 +125,7 @@ def test_14_what_the_kernel_does_not_tell_is_an_error_and_no_default(option: int
 async def test_14_a_connection_that_cannot_be_attested_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(connection: object) -> None:
+    def refuse(*arguments: object) -> None:
         raise OSError(errno.EPERM, "no")
 
     monkeypatch.setattr("gatepass_broker.connection.attest", refuse)
@@ -130,8 +136,14 @@ async def test_14_a_connection_that_cannot_be_attested_is_closed(
         assert len(broker.server.house.registry) == 0
 
 
-def test_15_pid_0_is_unknown() -> None:
-    assert attest(FakeSocket(pid=0)).caller.pid is None
+@pytest.mark.parametrize("comes_with_pidfd", [False, True])
+def test_15_of_pid_0_only_the_user_is_known(comes_with_pidfd: bool) -> None:
+    fake = FakeSocket(pid=0)
+    if comes_with_pidfd:
+        fake.options[SO_PEERPIDFD] = struct.pack("i", os.pidfd_open(os.getpid()))
+    peer = attest(fake, boottime())
+    assert peer.caller == (1000, 1000, frozenset(), None, None, None, None, False)
+    peer.close()
 
 
 def test_16_the_overflow_ids_are_unknown() -> None:
@@ -197,19 +209,41 @@ async def test_a_token_shown_by_another_user_is_not_verified(shared: Path) -> No
             assert error_code(await in_thread(lambda: client.ask(op="verify", token=token))) == "token_wrong_uid"
 
 
-def test_20_no_descriptor_is_left_by_a_failed_check(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", ["peer.pidfs_inode", "places.pidfds.cgroup_id", "places.pidfds.cgroup_path"])
+def test_20_no_descriptor_is_left_by_a_failed_check(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(descriptor: int) -> None:
         raise OSError(errno.EPERM, "")
 
     near, far = socket.socketpair()
     with near, far:
         attest(near).close()
-        monkeypatch.setattr(peer_module, "_pidfs_inode", refuse)
+        monkeypatch.setattr(f"gatepass_broker.{step}", refuse)
         before = open_descriptors()
         for _ in range(10):
             with pytest.raises(PermissionError):
                 attest(near)
         assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("absent_for", [None, 0, 60 * 10**9])
+def test_20_no_descriptor_is_left_where_pidfds_do_not_come_with_connections(absent_for: int | None) -> None:
+    fake = FakeSocket(pid=os.getpid())
+    before = open_descriptors()
+    for pid in (os.getpid(), 2**22 + 1):
+        fake.options[socket.SO_PEERCRED] = struct.pack("iII", pid, 1000, 1000)
+        attest(fake, None if absent_for is None else boottime() - absent_for).close()
+    assert open_descriptors() == before
+
+
+def test_13_a_pid_alone_is_no_process() -> None:
+    """Without a moment before the connection, or where the process began after it, nothing is told but the user."""
+    fake = FakeSocket(pid=os.getpid())
+    for absent_at in (None, 0):
+        peer = attest(fake, absent_at)
+        caller = peer.caller
+        assert (caller.uid, caller.pid) == (1000, os.getpid())
+        assert (caller.process, caller.cgroup, caller.nested, caller.unsettled) == (None, None, None, True)
+        assert not peer.has_exited()
 
 
 async def test_20_no_descriptor_is_left_by_connections(tmp_path: Path) -> None:

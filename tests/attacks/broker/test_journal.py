@@ -217,16 +217,16 @@ async def test_52_a_rotation_that_cannot_be_recorded_does_not_happen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running_broker(tmp_path, broker={"key_lifetime": 200}) as broker:
-        before = broker.server.broker.key_set()
+        before = broker.server.broker.follow_message()
         broker.clock.pass_time(150)
         disk = FullDisk(0)
         monkeypatch.setattr(os, "write", disk)
         with pytest.raises(JournalError):
             broker.server.broker.turn_keys()
-        assert broker.server.broker.key_set() == before
+        assert broker.server.broker.follow_message() == before
         disk.full = False
         broker.server.broker.turn_keys()
-        assert len(broker.server.broker.key_set()["keys"]) == 2
+        assert len(broker.server.broker.follow_message()["keys"]) == 2
 
 
 def test_52_a_sync_that_fails_leaves_no_half_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

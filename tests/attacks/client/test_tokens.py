@@ -14,7 +14,7 @@ import pytest
 from gatepass.claims import claims_to_json
 from gatepass.clock import Moment
 from gatepass.errors import ErrorCode, TokenError
-from gatepass.tokens import Expected, b64encode, check_binding, check_token, header, key_table
+from gatepass.tokens import Expected, Presenter, b64encode, check_binding, check_token, header, key_table
 from support.client import MOMENT, SigningKey, claims_at, expected_at
 
 KEY, OTHER_KEY = SigningKey(), SigningKey()
@@ -192,9 +192,9 @@ def test_36_another_audience(audience: str) -> None:
 @pytest.mark.parametrize("uid", [0, 999, 1001, 2**32 - 1, None])
 def test_36_another_user(uid: int | None) -> None:
     claims = check_token(GOOD, KEYS, expected_at())
-    check_binding(claims, 1000)
+    check_binding(claims, Presenter(1000))
     with pytest.raises(TokenError) as caught:
-        check_binding(claims, uid)
+        check_binding(claims, Presenter(uid))
     assert caught.value.code is ErrorCode.TOKEN_WRONG_UID
 
 

@@ -89,7 +89,7 @@ def accept(machine: Machine) -> socket.socket:
 def test_whoever_is_redirected_is_himself(machine: Machine, clients: Clients, address: str, uid: int) -> None:
     source = ("::" if ":" in address else "", 0)
     with machine.redirected(), dial(machine, uid, source, (address, GATEWAY_PORT)), accept(machine) as accepted:
-        assert clients.at_other_end(accepted) == Client(uid)
+        assert clients.at_other_end(accepted).account == Client(uid).account
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
@@ -100,7 +100,7 @@ def test_whoever_dials_the_proxy_itself_is_himself_too(
     with machine.redirected(), dial(machine, VICTIM, ("::" if ":" in address else "", 0), (address, PROXY_PORT)):
         clients = Clients(sock_diag, redirected_port=GATEWAY_PORT if redirected else None)
         with accept(machine) as accepted:
-            assert clients.at_other_end(accepted) == Client(VICTIM)
+            assert clients.at_other_end(accepted).account == Client(VICTIM).account
 
 
 class Way(NamedTuple):
@@ -138,7 +138,9 @@ def test_rules_that_let_the_kernel_change_a_port_make_mallory_the_victim_and_so_
         assert his.getpeername()[:2] != address
         with dial(machine, VICTIM, his.getpeername()[:2], way.to):
             believing = Clients(sock_diag, redirected_port=GATEWAY_PORT)
-            assert believing.at_other_end(his) == Client(VICTIM), "the kernel tells them apart now: believe it"
+            assert believing.at_other_end(his).account == Client(VICTIM).account, (
+                "the kernel tells them apart now: believe it"
+            )
             if way.to[1] == GATEWAY_PORT:
                 assert Clients(sock_diag).at_other_end(his) == UNKNOWN_CLIENT
 
@@ -149,7 +151,7 @@ def test_who_would_get_another_port_gets_nowhere(machine: Machine, clients: Clie
         with pytest.raises(ConnectionRefusedError):
             dial(machine, MALLORY, address, way.to)
         with dial(machine, VICTIM, (way.source, 0), way.to), accept(machine) as accepted:
-            assert clients.at_other_end(accepted) == Client(VICTIM)
+            assert clients.at_other_end(accepted).account == Client(VICTIM).account
 
 
 def test_a_redirect_from_any_other_port_makes_nobody_known(machine: Machine, clients: Clients) -> None:
@@ -187,7 +189,10 @@ def test_what_waits_in_the_queue_of_a_client_that_is_gone_is_not_the_next_ones_o
             ends = [accept(machine) for _ in range(2 if reset else 1)]
             for end in ends:
                 end.settimeout(SECONDS)
-            assert [clients.at_other_end(end) for end in ends] == [*[UNKNOWN_CLIENT] * reset, Client(VICTIM)]
+            assert [clients.at_other_end(end).account for end in ends] == [
+                *[UNKNOWN_CLIENT.account] * reset,
+                Client(VICTIM).account,
+            ]
             for end in ends:
                 end.close()
 
@@ -233,5 +238,5 @@ def test_a_port_that_is_used_again_is_its_new_owners(machine: Machine, clients: 
         for uid in (MALLORY, VICTIM, ROOT, MALLORY):
             with dial(machine, uid, source, to) as client, accept(machine) as accepted:
                 source = client.getsockname()
-                assert clients.at_other_end(accepted) == Client(uid)
+                assert clients.at_other_end(accepted).account == Client(uid).account
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)

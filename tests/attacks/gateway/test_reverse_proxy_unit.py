@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio.abc
 import pytest
 
 from gatepass_gateway import sock_diag
-from gatepass_gateway.units import hierarchy_root
 from support.gateway import TestGateway, acting_as, bearer, read_all, running_gateway
+from support.hierarchy import Hierarchy, enter
 from support.upstream import USER, USER_HEADER, running_upstream
 
 pytestmark = [
@@ -25,55 +25,6 @@ pytestmark = [
 WWW_DATA = 33
 ALICE = "alice@example.com"
 FROM_PROXY = f"GET /echo HTTP/1.0\r\n{USER_HEADER}: {ALICE}\r\nX-Forwarded-For: 203.0.113.7\r\n\r\n"
-
-
-class Hierarchy:
-    """A slice of the test's own, and what is in it. The unit's name is nobody else's."""
-
-    def __init__(self, root: str) -> None:
-        name = f"gatepass-test-{os.getpid()}"
-        self.unit = f"{name}.service"
-        self.top = Path(root, f"{name}.slice")
-        self._own = Path(root, Path("/proc/self/cgroup").read_text().partition("0::/")[2].splitlines()[0])
-
-    def make(self, path: str) -> Path:
-        """Make a cgroup and those above it. In `path`, UNIT stands for the unit's name."""
-        directory = self.top / path.replace("UNIT", self.unit)
-        directory.mkdir(parents=True, exist_ok=True)
-        return directory
-
-    @contextmanager
-    def inside(self, cgroup: Path) -> Iterator[None]:
-        """Be in a cgroup for the time of the block; sockets that are made in it stay in it."""
-        _enter(cgroup)
-        try:
-            yield
-        finally:
-            _enter(self._own)
-
-    def remove(self) -> None:
-        for directory, _, _ in os.walk(self.top, topdown=False):
-            Path(directory).rmdir()
-
-
-def _enter(cgroup: Path) -> None:
-    (cgroup / "cgroup.procs").write_text("0")
-
-
-@pytest.fixture
-def hierarchy() -> Iterator[Hierarchy]:
-    root = hierarchy_root(Path("/proc/self/mountinfo").read_text())
-    if root is None or not os.access(root, os.W_OK) or Path(root, "cgroup.procs").stat().st_uid != 0:
-        pytest.skip("needs cgroup v2, mounted so that cgroups can be made")
-    hierarchy = Hierarchy(root)
-    try:
-        hierarchy.top.mkdir()
-    except OSError as error:
-        pytest.skip(f"no cgroup can be made here: {error}")
-    try:
-        yield hierarchy
-    finally:
-        hierarchy.remove()
 
 
 @asynccontextmanager
@@ -138,7 +89,7 @@ async def test_a_user_who_makes_the_cgroup_himself_where_he_may_is_not_the_unit(
     async with gateway_for(hierarchy, tmp_path) as gateway:
         with hierarchy.inside(delegated), acting_as(WWW_DATA):
             own = hierarchy.make(f"user@33.service/system.slice/{hierarchy.unit}")
-            _enter(own)
+            enter(own)
             client = socket.socket(type=socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         assert is_forged(await ask(gateway, client))
         with acting_as(WWW_DATA), pytest.raises(PermissionError):

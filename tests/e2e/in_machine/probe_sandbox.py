@@ -10,6 +10,7 @@ import json
 import mmap
 import os
 import resource
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +55,14 @@ TRIED: dict[str, Callable[[], object]] = {
     "write /var": lambda: _write("/var/lib/x"),
     "write /run": lambda: _write("/run/gatepass/x"),
     "write its state": lambda: _write("/var/lib/gatepass/x"),
+    "write its runtime directory": lambda: _write(f"{os.environ.get('RUNTIME_DIRECTORY', '/run/none')}/x"),
     "see other processes": lambda: os.stat("/proc/1/cmdline"),  # noqa: PTH116
+    "read another's cgroup": lambda: Path("/proc/1/cgroup").read_bytes(),
+    "read another's environment": lambda: Path("/proc/1/environ").read_bytes(),
+    "read another's memory": lambda: Path("/proc/1/mem").open("rb").close(),
+    "look into another's files": lambda: os.listdir("/proc/1/fd"),  # noqa: PTH208
+    "hold another process": lambda: os.close(os.pidfd_open(1)),
+    "signal another process": lambda: signal.pidfd_send_signal(os.pidfd_open(1), 0),
     "read the kernel's log": lambda: Path("/dev/kmsg").open("rb").close(),
     "become root": lambda: os.setuid(0),
     "make code": _anonymous_code,

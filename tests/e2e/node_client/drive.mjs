@@ -29,6 +29,6 @@ for await (const line of createInterface({ input: process.stdin })) {
   } catch (error) {
     answer = plain(error);
   }
-  process.stdout.write(`${JSON.stringify(answer)}\n`);
+  process.stdout.write(`${JSON.stringify(answer, (_, value) => (typeof value === 'bigint' ? Number(value) : value))}\n`);
 }
 process.exit(0);

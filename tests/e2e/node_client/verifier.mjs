@@ -2,7 +2,8 @@
 import { createHash, createPublicKey, verify as verifySignature } from 'node:crypto';
 import { GatepassError } from './client.mjs';
 
-const MAX_SECONDS = 2 ** 53;
+const MAX_SECONDS = 2n ** 53n;
+const MAX_KERNEL_ID = 2n ** 64n - 1n;
 const PRINTABLE = /^(?:[^\p{C}\p{Z}]| )+$/u;
 
 const refuse = (code, why) => { throw new GatepassError(code, why); };
@@ -29,7 +30,7 @@ export function keyTable(keys) {
   }));
 }
 
-// --- Claims. JSON.parse hides duplicate names and `1.0`, so the text is looked at as well.
+// --- Claims. JSON.parse hides duplicate names, `1.0` and the last digits of what is large: the text is looked at as well.
 
 function parseClaims(bytes) {
   let text;
@@ -37,7 +38,7 @@ function parseClaims(bytes) {
   try {
     text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
     claims = JSON.parse(text, (name, value, context) =>
-      typeof value === 'number' && !/^-?\d+$/.test(context?.source ?? '0') ? undefined : value);
+      typeof value !== 'number' ? value : /^-?\d+$/.test(context.source) ? BigInt(context.source) : undefined);
   } catch {
     malformed('the claims are not JSON');
   }
@@ -72,7 +73,7 @@ function text(value, name) {
 }
 
 function integer(value, name, most = MAX_SECONDS) {
-  if (!Number.isInteger(value) || value < 0 || value > most) malformed(`'${name}' is no integer in range`);
+  if (typeof value !== 'bigint' || value < 0n || value > most) malformed(`'${name}' is no integer in range`);
 }
 
 function checkClaims(claims) {
@@ -85,14 +86,46 @@ function checkClaims(claims) {
     if (++actors > 16) malformed('too many actors');
     text(object(actor, 'act').sub, 'act.sub');
   }
-  const { uid, ...conditions } = object(claims.cnf, 'cnf');
-  integer(uid, 'cnf.uid', 2 ** 32 - 2);
+  const { uid, cgroup, process, ...conditions } = object(claims.cnf, 'cnf');
+  integer(uid, 'cnf.uid', 2n ** 32n - 2n);
+  if (cgroup !== undefined) integer(cgroup, 'cnf.cgroup', MAX_KERNEL_ID);
+  if (process !== undefined) {
+    const { pid, inode, ...others } = object(process, 'cnf.process');
+    integer(pid, 'cnf.process.pid', 2n ** 31n - 1n);
+    integer(inode, 'cnf.process.inode', MAX_KERNEL_ID);
+    if (Object.keys(others).length > 0) malformed('a condition that is not known here');
+  }
   if (Object.keys(conditions).length > 0) malformed('a condition that is not known here');
+  if (claims.reconnect !== undefined) integer(claims.reconnect, 'reconnect');
   text(object(claims.boot, 'boot').id, 'boot.id');
   integer(claims.boot.exp, 'boot.exp');
 }
 
-// `here` is {issuer, keys, audience, uid, time, boottime, bootId}; `keys` comes from `keyTable`.
+// --- What was cut off before its time.
+
+function unitOf(claims) {
+  for (let actor = claims.act; actor !== undefined; actor = actor.act) {
+    if (actor.sub.startsWith('unit:')) return actor.sub.slice('unit:'.length);
+  }
+  return null;
+}
+
+function isRevoked(claims, [by, value, issuedUntil]) {
+  if (claims.iat > BigInt(issuedUntil)) return false;
+  const unit = unitOf(claims);
+  const chosen = {
+    all: () => true,
+    jti: () => claims.jti === value,
+    uid: () => String(claims.cnf.uid) === value,
+    identity: () => claims.sub === value,
+    unit: () => unit === value || unit?.startsWith(`${value}/`) === true,
+  }[by] ?? refuse('malformed', 'a revocation that is not known here');
+  return chosen();
+}
+
+// `here` is {issuer, keys, audience, uid, time, boottime, bootId} and, where they are known, the ids of the connection's
+// `cgroups`, itself and those above it, the living `processes`, each as `PID/INODE`, and what the broker has `locked` and
+// its `revocations`. `keys` comes from `keyTable`.
 
 export function verify(token, here) {
   const parts = token.split('.');
@@ -105,11 +138,19 @@ export function verify(token, here) {
   }
   const claims = parseClaims(raw);
   checkClaims(claims);
+  const { boot, cnf } = claims;
   if (claims.iss !== here.issuer) refuse('token_wrong_issuer', 'another broker');
   if (claims.aud !== here.audience) refuse('token_wrong_audience', 'another audience');
-  if (claims.boot.id !== here.bootId) refuse('token_wrong_boot', 'another boot');
-  if (here.time >= claims.exp || here.boottime >= claims.boot.exp) refuse('token_expired', 'it has ended');
-  if (here.boottime < claims.boot.exp - (claims.exp - claims.iat) - 5) refuse('token_not_yet_valid', 'too early');
-  if (here.uid === null || claims.cnf.uid !== here.uid) refuse('token_wrong_uid', 'another user');
+  if (boot.id !== here.bootId) refuse('token_wrong_boot', 'another boot');
+  if (here.time >= claims.exp || here.boottime >= boot.exp) refuse('token_expired', 'it has ended');
+  if (here.boottime < boot.exp - (claims.exp - claims.iat) - 5n) refuse('token_not_yet_valid', 'too early');
+  if (here.uid === null || cnf.uid !== BigInt(here.uid)) refuse('token_wrong_uid', 'another user');
+  const { cgroups = [], processes = [], locked = false, revocations = [] } = here;
+  if (cnf.cgroup !== undefined && !cgroups.includes(String(cnf.cgroup))) refuse('token_wrong_unit', 'another unit');
+  if (cnf.process !== undefined && !processes.includes(`${cnf.process.pid}/${cnf.process.inode}`)) {
+    refuse('token_process_ended', 'its process has ended');
+  }
+  if (locked) refuse('locked', 'nothing counts');
+  if (revocations.some((revocation) => isRevoked(claims, revocation))) refuse('token_revoked', 'it was revoked');
   return claims;
 }

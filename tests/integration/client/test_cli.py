@@ -42,7 +42,7 @@ TABLE: list[tuple[str, int, str, str]] = [
     ("token --socket @abstract", 5, NOTHING, "gatepass: what answers may not be the broker: an abstract socket .*\n"),
     ("token --socket /nowhere/s --timeout .1", 5, NOTHING, "gatepass: no broker is running, /nowhere/s does not .*\n"),
     ("whoami", 0, rf"uid +{os.geteuid()}\n(.*\n)*identity +{USER}\n(.*\n)*", NOTHING),
-    ("status", 0, r"broker +gatepass:test, running at /.*\n(.*\n)*", NOTHING),
+    ("status", 0, r"broker +gatepass:test, running at /.*\n(.*\n)*gateways +0\nlocked +no\n(.*\n)*", NOTHING),
     ("verify", 2, NOTHING, "gatepass: there is no token in standard input; see 'gatepass verify --help'\n"),
     ("verify --token-file /nowhere/x", 1, NOTHING, "gatepass: the token cannot be read from /nowhere/x: No such .*\n"),
     ("run", 2, NOTHING, "gatepass: a command to run is needed; see 'gatepass run --help'\n"),
@@ -76,8 +76,12 @@ FAULTS = {
     "token_not_yet_valid": 16,
     "token_wrong_boot": 17,
     "token_wrong_uid": 18,
+    "token_revoked": 19,
+    "token_wrong_unit": 20,
+    "token_process_ended": 21,
     "denied": 3,
     "operation_not_allowed": 3,
+    "locked": 3,
     "rate_limited": 4,
     "internal": 4,
     "unsupported_version": 1,
@@ -103,6 +107,7 @@ def test_a_token_verifies(broker: BrokerProcess) -> None:
     done = run_cli("verify", socket=broker.socket, stdin=f"  {token}\n")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(rf"subject +{USER}\n", done.stdout)
+    assert re.search(r"\nid +[\w-]{22}\n", done.stdout)
     other = run_cli("verify", "--audience", "other", socket=broker.socket, stdin=token)
     assert (other.returncode, other.stdout) == (14, "")
     assert token.strip() not in other.stderr
@@ -126,6 +131,8 @@ def test_json_everywhere(broker: BrokerProcess, tmp_path: Path) -> None:
         "audiences": ["openclaw"],
         "scope": " ".join(SCOPES),
         "max_ttl": 3600,
+        "binding": "uid",
+        "reconnect": 0,
     }
     assert result("status")["socket"] == str(broker.socket)
 
@@ -139,8 +146,23 @@ def test_who_has_no_rule_is_told_so(tmp_path: Path) -> None:
     with scripted(tmp_path / "s", always(lambda talk: talk.answer(result))):
         done = run_cli("whoami", socket=tmp_path / "s")
     assert done.returncode == 0
-    assert "identity  none: no rule of the broker matches" in done.stdout
+    assert "identity  none: no rule of the broker matches, so tokens are denied; 'gatepass explain' says" in done.stdout
     assert "pid       unknown\n" in done.stdout
+    assert "unit      unknown\ncgroup    unknown\n" in done.stdout
+
+
+@pytest.mark.parametrize(("unit", "shown"), [("a.service", "a.service"), (None, "none")])
+def test_whoami_shows_the_unit_and_what_a_token_is_bound_to(tmp_path: Path, unit: str | None, shown: str) -> None:
+    grant = {"identity": USER, "audiences": ["x"], "scope": "", "max_ttl": 9, "binding": "unit", "reconnect": 60}
+    result: Message = {
+        "caller": {"uid": 7, "gid": 7, "groups": [], "pid": 7, "unit": unit, "cgroup": "/a"},
+        "grant": grant,
+        "issuer": "gatepass:x",
+    }
+    with scripted(tmp_path / "s", always(lambda talk: talk.answer(result))):
+        out = run_cli("whoami", socket=tmp_path / "s").stdout
+    assert f"unit          {shown}\ncgroup        /a\n" in out
+    assert out.endswith("longest life  9 s\nbinding       unit\nreconnect     for 60 s\n")
 
 
 @pytest.mark.parametrize(

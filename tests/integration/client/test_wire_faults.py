@@ -106,10 +106,33 @@ async def test_a_broker_that_is_starting_is_asked_again_when_it_says(kind: str, 
     assert 1.0 <= time.monotonic() - begun < 2.0
 
 
+async def test_a_broker_that_says_so_is_asked_again_on_a_new_connection(kind: str, tmp_path: Path) -> None:
+    """It was too early to know the process: the same connection would be answered alike for ever."""
+
+    def too_early(talk: Conversation) -> None:
+        while True:
+            talk.refuse("connect_again", retry_after=0)
+
+    with scripted(tmp_path / "s", too_early, too_early, always(answer)) as peer:
+        assert (await call(kind, tmp_path / "s", "issue")).token == "scripted.to.ken"
+    assert peer.connections == 3
+
+
+async def test_and_is_not_asked_for_longer_than_the_patience_lasts(kind: str, tmp_path: Path) -> None:
+    with (
+        scripted(tmp_path / "s", always(lambda talk: talk.refuse("connect_again", "too early"))) as peer,
+        pytest.raises(TryLaterError, match="too early") as caught,
+    ):
+        await call(kind, tmp_path / "s", "issue", patience=0.1)
+    assert caught.value.code is ErrorCode.CONNECT_AGAIN
+    assert peer.connections > 1
+
+
 @pytest.mark.parametrize(
     ("code", "error"),
     [
         ("denied", DeniedError),
+        ("locked", DeniedError),
         ("operation_not_allowed", DeniedError),
         ("rate_limited", TryLaterError),
         ("of_a_newer_broker", GatepassError),

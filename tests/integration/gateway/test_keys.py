@@ -13,10 +13,14 @@ import pytest
 from gatepass.errors import ErrorCode
 from gatepass.frames import FrameDecoder, encode_frame
 from gatepass.messages import issued_token
-from gatepass_gateway.keys import BrokerKeys, JwksFileKeys
+from gatepass_gateway.followed_broker import FollowedBroker
+from gatepass_gateway.keys import JwksFileKeys
 from support.broker import running_broker
 from support.gateway import Minter, bearer, eventually, login, running_gateway
 from support.upstream import USER
+
+REST = {"seq": 1, "locked": False, "revocations": []}
+"""What a broker says besides its keys."""
 
 
 def replace(path: Path, keys: object) -> None:
@@ -41,7 +45,7 @@ async def test_a_brokers_token_logs_in_and_its_keys_are_followed(tmp_path: Path)
 async def test_a_gateway_that_starts_before_the_broker_works_as_soon_as_the_broker_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gatepass_gateway.keys._REFRESH_SECONDS", 0.3)
+    monkeypatch.setattr("gatepass_gateway.followed_broker._REFRESH_SECONDS", 0.3)
     socket = tmp_path / "broker.sock"
     async with running_gateway(tmp_path, keys={"broker_socket": str(socket)}) as gateway:
         answer = await gateway.get("/echo", bearer(gateway.token()))
@@ -66,10 +70,10 @@ async def test_a_broker_that_restarts_with_new_keys_is_heard_in_time(tmp_path: P
 async def test_live_sessions_and_known_keys_outlive_the_broker(tmp_path: Path) -> None:
     async with running_broker(tmp_path) as broker, anyio.create_task_group():
         token = issued_token(await broker.ask(op="issue")).token
-        keys = BrokerKeys(str(broker.socket))
+        keys = FollowedBroker(str(broker.socket))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(keys.run)
-            await eventually(lambda: keys.current.table)
+            await eventually(lambda: keys.current.keys.table)
             tasks.cancel_scope.cancel()
     minter = Minter()
     socket = tmp_path / "fake.sock"
@@ -77,7 +81,7 @@ async def test_live_sessions_and_known_keys_outlive_the_broker(tmp_path: Path) -
         running_gateway(tmp_path, minter=minter, keys={"broker_socket": str(socket)}) as gateway,
         anyio.create_task_group() as broker_tasks,
     ):
-        broker_tasks.start_soon(scripted_broker, socket, [{"issuer": minter.issuer, **minter.jwks()}])
+        broker_tasks.start_soon(scripted_broker, socket, [{**REST, "issuer": minter.issuer, **minter.jwks()}])
         await eventually(lambda: [entry for entry in gateway.logs if entry["event"] == "keys"])
         async with gateway.login() as client:
             broker_tasks.cancel_scope.cancel()
@@ -114,19 +118,25 @@ async def scripted_broker(path: Path, replies: Sequence[object]) -> None:
         b"\xff\xff\xff\xff",
         b"\0\0\0\1\xc1",
         {},
-        {"issuer": "x"},
-        {"issuer": 1, "keys": []},
-        {"issuer": "x", "keys": [{}]},
-        {"issuer": "x", "keys": ["text"]},
-        {"issuer": "x", "keys": [None, 1]},
-        {"issuer": "x", "keys": [{"kty": "OKP", "x": "AA"}]},
+        {**REST, "issuer": "x"},
+        {**REST, "issuer": 1, "keys": []},
+        {**REST, "issuer": "x", "keys": [{}]},
+        {**REST, "issuer": "x", "keys": ["text"]},
+        {**REST, "issuer": "x", "keys": [None, 1]},
+        {**REST, "issuer": "x", "keys": [{"kty": "OKP", "x": "AA"}]},
+        {"seq": 2, "issuer": "x", "keys": []},
+        {"locked": False, "revocations": [], "issuer": "x", "keys": []},
+        {**REST, "seq": "2", "issuer": "x", "keys": []},
+        {**REST, "locked": 1, "issuer": "x", "keys": []},
+        {**REST, "revocations": [["all", ""]], "issuer": "x", "keys": []},
+        {**REST, "revocations": [["tomorrow", "", 1]], "issuer": "x", "keys": []},
         {"id": 99},
         {"ok": False, "error": {"code": "denied", "message": "no"}},
     ],
 )
 async def test_a_broker_that_talks_nonsense_changes_no_key_and_stops_nothing(tmp_path: Path, reply: object) -> None:
     minter, path = Minter(), tmp_path / "fake.sock"
-    good = {"issuer": minter.issuer, **minter.jwks()}
+    good = {**REST, "issuer": minter.issuer, **minter.jwks()}
     async with (
         running_gateway(tmp_path, minter=minter, keys={"broker_socket": str(path)}) as gateway,
         anyio.create_task_group() as tasks,
@@ -177,10 +187,10 @@ def test_a_jwks_file_that_could_not_be_read_once_is_read_again(tmp_path: Path, m
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", fail)
-        assert not keys.current.table
-    assert keys.current.table
+        assert not keys.current.keys.table
+    assert keys.current.keys.table
 
 
 def test_a_fifo_in_place_of_the_jwks_file_blocks_nothing(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "jwks.json")
-    assert not JwksFileKeys(tmp_path / "jwks.json", None).current.table
+    assert not JwksFileKeys(tmp_path / "jwks.json", None).current.keys.table

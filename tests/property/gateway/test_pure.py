@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gatepass.clock import now
 from gatepass.errors import TokenError
+from gatepass.tokens import Presenter
 from gatepass_gateway.connect_frame import (
     ConnectFrame,
     answer_to,
@@ -21,6 +22,7 @@ from gatepass_gateway.connect_frame import (
     with_identity,
 )
 from gatepass_gateway.headers import Headers, allowed_with_identity, canonical_name, end_to_end
+from gatepass_gateway.left_behind import Watch
 from gatepass_gateway.no_token import no_token_error
 from gatepass_gateway.refused import RefusedError
 from gatepass_gateway.secret_shape import is_gatepass_shaped
@@ -61,7 +63,7 @@ uids = st.sampled_from([None, 0, UID, UID + 1])
 
 
 def verify(uid: int | None, token: str) -> Any:
-    return VERIFIER.verify(token, uid, now())
+    return VERIFIER.verify(token, Presenter(uid), now())
 
 
 @given(headers, st.one_of(st.none(), st.text(max_size=60), st.sampled_from([*BAD, GOOD])))
@@ -224,3 +226,22 @@ def test_a_first_frame_with_a_bad_token_never_logs_in(frame: dict[str, Any], sec
     except (RefusedError, TokenError):
         return
     raise AssertionError("a bad token was let through")
+
+
+json_texts = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.sampled_from(["cron.add", "1", "res", "req"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "method", "ok", "payload"]), inner)
+    ),
+).map(lambda value: json.dumps(value).encode())
+
+
+@given(st.lists(st.tuples(st.booleans(), json_texts | st.binary(max_size=40)), max_size=8))
+def test_no_message_disturbs_the_watch_over_what_is_left_behind(messages: list[tuple[bool, bytes]]) -> None:
+    watch = Watch()
+    for from_client, message in messages:
+        if from_client:
+            watch.request(message)
+        else:
+            trace = watch.answer(message)
+            assert trace is None or (trace.name and len(trace.removal) <= 256)

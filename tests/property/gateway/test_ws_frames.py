@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from websockets.frames import Frame as ReferenceFrame
 from websockets.frames import Opcode as ReferenceOpcode
 
-from gatepass_gateway.ws_frames import FrameReader, FrameTracker, MessageAssembler, WebSocketError
+from gatepass_gateway.ws_frames import FrameReader, FrameTracker, MessageAssembler, MessageTap, WebSocketError
 
 sizes = st.one_of(st.integers(0, 140), st.sampled_from([65_535, 65_536, 66_000]))
 data_frames = st.builds(
@@ -93,3 +93,61 @@ def test_reader_and_tracker_find_the_same_boundaries_in_any_bytes(data: bytes, a
         return
     assert not with_error
     assert tracker.at_boundary is (reader.take_rest() == b"")
+
+
+fragments = st.lists(st.binary(max_size=200), min_size=1, max_size=4)
+opcodes = st.sampled_from([ReferenceOpcode.TEXT, ReferenceOpcode.BINARY])
+
+
+def as_frames(opcode: ReferenceOpcode, parts: list[bytes], between: list[ReferenceFrame]) -> list[ReferenceFrame]:
+    """Return a message's fragments, with control frames in between."""
+    frames = []
+    for number, part in enumerate(parts):
+        frames.append(ReferenceFrame(ReferenceOpcode.CONT if number else opcode, part, number == len(parts) - 1))
+        frames += between
+    return frames
+
+
+messages = st.lists(st.tuples(opcodes, fragments, st.lists(control_frames, max_size=1)), max_size=5)
+
+
+@given(messages, cuts, st.booleans())
+def test_a_tap_gives_whole_messages_up_to_its_limit_however_the_stream_is_cut(
+    sent: list[tuple[ReferenceOpcode, list[bytes], list[ReferenceFrame]]], at: list[int], masked: bool
+) -> None:
+    data = b"".join(frame.serialize(mask=masked) for message in sent for frame in as_frames(*message))
+    seen: list[bytes] = []
+    skipped: list[None] = []
+    tap = MessageTap(
+        masked=masked,
+        max_payload=300,
+        is_wanted=lambda: True,
+        on_message=seen.append,
+        on_too_big=lambda: skipped.append(None),
+    )
+    for piece in pieces(data, at):
+        tap.advance(piece)
+
+    whole = [b"".join(parts) for _, parts, _ in sent]
+    assert seen == [message for message in whole if len(message) <= 300]
+    assert len(skipped) == len(whole) - len(seen)
+    assert tap.at_boundary
+
+
+@given(st.binary(max_size=400), cuts, st.booleans())
+def test_a_tap_finds_faults_where_a_tracker_does(data: bytes, at: list[int], masked: bool) -> None:
+    tap = MessageTap(
+        masked=masked, max_payload=50, is_wanted=lambda: True, on_message=lambda _: None, on_too_big=lambda: None
+    )
+    tracker = FrameTracker(masked=masked)
+    for piece in pieces(data, at):
+        faults = []
+        for one in (tap, tracker):
+            try:
+                one.advance(piece)
+            except WebSocketError as error:
+                faults.append(str(error))
+        assert len(faults) in (0, 2)
+        if faults:
+            return
+        assert tap.at_boundary is tracker.at_boundary

@@ -11,10 +11,12 @@ import pytest
 
 from gatepass.daemon.toml_tables import parse_tables
 from gatepass.errors import ConfigurationError, ErrorCode
+from gatepass.messages import Binding
 from gatepass_broker.config import load, resolve
+from gatepass_broker.operator_scopes import OPERATOR_SCOPES
 from gatepass_broker.peer import overflow_uid
-from gatepass_broker.personal import OPERATOR_SCOPES, personal
-from gatepass_broker.policy import Selector
+from gatepass_broker.personal import personal
+from gatepass_broker.policy import condition
 from gatepass_broker.schema import File
 from gatepass_broker.settings import Settings
 
@@ -55,7 +57,7 @@ def test_defaults() -> None:
     (rule,) = result.rules.rules
 
     assert result.rules.issuer == "gatepass:host"
-    assert rule.selector == Selector(uids=(frozenset({1000}),))
+    assert rule.selector == (condition("uid", 1000),)
     assert rule.grant.identity == "derek@example.com"
     assert (rule.grant.rule, rule.grant.audiences, rule.grant.max_ttl) == ("rule[0]", ("openclaw",), 3600)
     assert result.state_dir == Path("/var/lib/gatepass")
@@ -68,9 +70,41 @@ def test_names_are_looked_up_at_load() -> None:
     user, group = pwd.getpwuid(0).pw_name, grp.getgrgid(0).gr_name
     text = BASE.replace("uid = 1000", f'user = ["{user}"]\ngroup = "{group}"\nuid = [0, 1]')
 
-    assert settings(text).rules.rules[0].selector == Selector(
-        uids=(frozenset({0, 1}), frozenset({0})), gids=(frozenset({0}),)
+    assert settings(text).rules.rules[0].selector == (
+        condition("uid", 0, 1),
+        condition("user", 0, wanted=f"{user} (0)"),
+        condition("group", 0, wanted=f"{group} (0)"),
     )
+
+
+def test_every_key_of_a_rule() -> None:
+    text = BASE.replace(
+        'scopes = ["operator.read"]',
+        'scopes = ["x.*", "operator.read", "*"]\nname = "all"\nunit = ["a.service", "b@*.scope"]\n'
+        'user_unit = "t-\\\\x2d.scope"\nslice = "-.slice"\nuser_slice = ["app.slice"]\ncgroup = ["/", "/a/b.service"]\n'
+        'container = "0123456789ab"\npid_namespace = ["host", "nested"]\nbind = "process"\nreconnect = 604800\n'
+        "per_minute = 7",
+    )
+    (rule,) = settings(text).rules.rules
+
+    assert rule.selector == (
+        condition("uid", 1000),
+        condition("unit", "a.service", "b@*.scope"),
+        condition("user_unit", r"t-\x2d.scope"),
+        condition("slice", "-.slice"),
+        condition("user_slice", "app.slice"),
+        condition("cgroup", "/", "/a/b.service"),
+        condition("container", "0123456789ab"),
+        condition("pid_namespace", "host", "nested"),
+    )
+    assert (rule.grant.scopes, rule.grant.scope_patterns) == (("operator.read",), ("*", "x.*"))
+    assert (rule.grant.binding, rule.grant.reconnect, rule.grant.per_minute) == (Binding.PROCESS, 604_800, 7)
+
+
+def test_a_rule_asks_and_gives_nothing_more_by_default() -> None:
+    (rule,) = settings(BASE).rules.rules
+
+    assert (rule.grant.binding, rule.grant.reconnect, rule.grant.per_minute) == (Binding.UID, 0, None)
 
 
 @pytest.mark.parametrize(
@@ -105,6 +139,47 @@ def test_names_are_looked_up_at_load() -> None:
         ('broker.sock"', 'broker.sock"\nallow = ["everything"]', "socket[0].allow"),
         ('[[socket]]\npath = "/run/gatepass/broker.sock"', "", "there is no [[socket]]"),
         ("[broker]", "[broker", "(at line 2"),
+        *(
+            ("uid = 1000", f"unit = {name}", "rule[0].unit: ")
+            for name in (
+                '"openclaw"',
+                '"openclaw.Service"',
+                '"openclaw.slice"',
+                '"openclaw.target"',
+                '"a b.service"',
+                '"user@1000.service/a.scope"',
+                '"openclaw@.service"',
+                '"ä.service"',
+                '".service"',
+                '"a.service\\n"',
+                f'"{"a" * 248}.service"',
+                '["a.service", "b"]',
+            )
+        ),
+        ("uid = 1000", 'user_unit = "tui"', "rule[0].user_unit: "),
+        ("uid = 1000", 'slice = "openclaw.service"', "rule[0].slice: "),
+        ("uid = 1000", 'user_slice = "app/b.slice"', "rule[0].user_slice: "),
+        *(
+            ("uid = 1000", f'cgroup = "{path}"', "rule[0].cgroup: ")
+            for path in ("system.slice", "/a/../b", "/a/./b", "/a//b", "/a/", "//", "/a\\nb", "/..")
+        ),
+        *(
+            ("uid = 1000", f'container = "{text}"', "rule[0].container: ")
+            for text in ("0123456789a", "0123456789AB", "0123456789ag", "0" * 65)
+        ),
+        ("uid = 1000", 'pid_namespace = "hosts"', "rule[0].pid_namespace: "),
+        ("uid = 1000", 'uid = 1000\nbind = "cgroup"', "rule[0].bind: "),
+        ("uid = 1000", "uid = 1000\nreconnect = 604801", "rule[0].reconnect: "),
+        ("uid = 1000", "uid = 1000\nreconnect = -1", "rule[0].reconnect: "),
+        ("uid = 1000", "uid = 1000\nper_minute = 0", "rule[0].per_minute: "),
+        ("uid = 1000", 'uid = 1000\nname = "a\\u001b[1m"', "rule[0].name: "),
+        (
+            "uid = 1000",
+            'uid = 1000\nscopes = []\n[[rule]]\nuid = 1\nname = "rule[0]"\nscopes = []\n[[rule]]\nuid = 2',
+            "rule[1].name: another rule has the name 'rule[0]'",
+        ),
+        ("uid = 1000", "uid = 1000\ncontainers = []", "did you mean 'container'?"),
+        ("uid = 1000", "uid = 1000\nexecutable = 1", "there is no key 'executable' here; there are: scopes, name, "),
     ],
 )
 def test_what_is_wrong_where(old: str, new: str, expected: str) -> None:
@@ -146,7 +221,7 @@ class TestPersonal:
         (rule,) = result.rules.rules
         (entry,) = result.sockets
 
-        assert rule.selector == Selector(uids=(frozenset({1234}),))
+        assert rule.selector == (condition("uid", 1234),)
         assert (rule.grant.identity, rule.grant.scopes) == ("derek@example.com", OPERATOR_SCOPES)
         assert (entry.path, entry.mode) == (tmp_path / "gatepass" / "broker.sock", 0o600)
         assert entry.allow == {"request", "follow", "admin"}

@@ -102,12 +102,12 @@ def test_an_error_of_the_answer_is_sent() -> None:
 
 def test_a_follower_gets_every_change_under_its_id() -> None:
     conversation = Conversation(echo)
-    assert conversation.keys_changed({"seq": 1}) == b""
+    assert conversation.changed({"seq": 1}) == b""
     conversation.feed(request(5, "follow"))
     conversation.replies(1)
 
     assert conversation.following
-    assert messages(conversation.keys_changed({"seq": 2})) == [{"id": 5, "ok": True, "seq": 2}]
+    assert messages(conversation.changed({"seq": 2})) == [{"id": 5, "ok": True, "seq": 2}]
 
 
 def test_a_follower_that_asks_for_more_is_cut_off() -> None:

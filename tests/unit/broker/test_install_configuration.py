@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from gatepass.daemon.toml_tables import parse_tables
 from gatepass.errors import ConfigurationError
+from gatepass.messages import Binding
 from gatepass_broker.install.configuration import (
     FromSetup,
     broker_text,
@@ -20,7 +22,8 @@ from gatepass_broker.install.configuration import (
     read_tables,
 )
 from gatepass_broker.install.request import Request, ReverseProxy
-from gatepass_broker.personal import OPERATOR_SCOPES
+from gatepass_broker.operator_scopes import OPERATOR_SCOPES
+from gatepass_broker.rule_tables import rules_of
 from gatepass_broker.schema import File
 from gatepass_gateway.config import resolve as resolve_gateway
 from gatepass_gateway.schema import File as GatewayFile
@@ -52,6 +55,20 @@ def test_the_broker_takes_its_configuration_and_grants_every_scope_by_name() -> 
     assert rule.user == "root"
     assert rule.scopes == OPERATOR_SCOPES
     assert rule.audiences == ("openclaw",)
+
+
+def test_the_rule_that_is_shown_as_an_example_is_one_and_comes_first_when_it_counts() -> None:
+    request = Request(loopback_user=USER, openclaw_user="root", openclaw_unit="claw.service")
+    text = broker_text(request)
+    start = text.index("# [[rule]]")
+    end = text.index("\n\n", start)
+    example = re.sub("^# ", "", text[start:end], flags=re.MULTILINE)
+    file = parse_tables((text[:start] + example + text[end:]).encode(), File)
+    first, second = rules_of(file.rule, file.broker)
+    assert [entry.key for entry in first.selector] == ["user", "unit"]
+    assert first.selector[1].wanted == "claw.service"
+    assert (first.grant.binding, first.grant.per_minute) == (Binding.UNIT, 60)
+    assert (second.grant.rule, second.grant.reconnect) == ("local programs", 8 * 3_600)
 
 
 def test_several_accounts_stand_in_one_rule() -> None:

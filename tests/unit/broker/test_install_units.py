@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gatepass_broker.install.configuration import broker_text
-from gatepass_broker.install.layout import BROKER_SOCKETS, GATEWAY_SOCKET, Layout
+from gatepass.errors import ConfigurationError
+from gatepass.paths import ADMIN_SOCKET
+from gatepass_broker.install.configuration import ADMIN_TABLE, broker_text, has_socket
+from gatepass_broker.install.layout import ADMIN_SOCKET_UNIT, BROKER_SOCKETS, GATEWAY_SOCKET, Layout
 from gatepass_broker.install.request import Request
 from gatepass_broker.install.units import accounts_file, openclaw_drop_ins, port_drop_in, shipped, unit_files
 
@@ -29,7 +31,7 @@ def test_a_broker_alone_has_its_own_units_and_no_other() -> None:
 
 def test_with_openclaw_there_are_proxy_and_redirect_too() -> None:
     files = unit_files(LAYOUT, Request(openclaw_user="derek"))
-    assert len(files) == 6
+    assert len(files) == 7
     assert {file.path.parent for file in files} == {Path("/usr/local/lib/systemd/system")}
     assert accounts_file(LAYOUT).path == Path("/usr/local/lib/sysusers.d/gatepass.conf")
 
@@ -46,6 +48,30 @@ def test_the_brokers_configuration_agrees_with_its_socket_units() -> None:
         section = directives(name)
         found = (section["ListenStream"], section["SocketMode"], section["SocketUser"], section["SocketGroup"])
         assert found == (table["path"], table["mode"], table["owner"], table["group"])
+
+
+def test_only_a_configuration_that_names_the_administrators_socket_has_a_use_for_its_unit() -> None:
+    """One from before there was such a socket does not name it, and the broker refuses what its file does not name."""
+    fresh = broker_text(Request(loopback_user="d", users=("d",))).encode()
+    assert has_socket(fresh, "broker.toml", ADMIN_SOCKET)
+    assert not has_socket(fresh.replace(ADMIN_TABLE.encode(), b""), "broker.toml", ADMIN_SOCKET)
+    for other in (
+        b"",
+        b"socket = 1",
+        b"[[socket]]\npath = 1",
+        b"socket = [1]",
+        b"[socket]\npath = '/run/gatepass/admin.sock'",
+    ):
+        assert not has_socket(other, "broker.toml", ADMIN_SOCKET)
+    with pytest.raises(ConfigurationError, match="not TOML"):
+        has_socket(b"[", "broker.toml", ADMIN_SOCKET)
+
+
+def test_the_administrators_socket_is_roots_and_asked_for_by_nothing_but_its_own_enablement() -> None:
+    assert directives(ADMIN_SOCKET_UNIT)["SocketMode"] == "0600"
+    assert directives(ADMIN_SOCKET_UNIT)["RequiredBy"] == "gatepass-broker.service"
+    service = shipped("gatepass-broker.service").decode().splitlines()
+    assert not [line for line in service if ADMIN_SOCKET_UNIT in line and not line.startswith("#")]
 
 
 def test_the_usual_port_needs_no_drop_in() -> None:

@@ -20,7 +20,13 @@ class SlowIssuer:
         self.error = error
         self.may_answer = anyio.Event()
 
-    async def issue(self, audience: str | None = None, scope: str | None = None, ttl: int | None = None) -> IssuedToken:
+    async def issue(
+        self,
+        audience: str | None = None,
+        scope: str | None = None,
+        ttl: int | None = None,
+        binding: str | None = None,
+    ) -> IssuedToken:
         self.calls += 1
         number = self.calls
         try:

@@ -62,6 +62,16 @@ def test_a_command_that_starts_on_every_login_loads_nothing_heavy(command: str) 
     assert loaded_after(f"import gatepass.cli.{command}", *HEAVY, "subprocess", "ctypes") == set()
 
 
+LATER = tuple(
+    f"gatepass.{name}" for name in ("claims", "explanation", "oversight", "replies", "revocations", "sessions")
+)
+
+
+@pytest.mark.parametrize("modules", ["gatepass.cli.token", "gatepass.cli.openclaw_secret, gatepass.cli.openclaw_token"])
+def test_who_only_wants_a_token_does_not_load_what_others_need(modules: str) -> None:
+    assert loaded_after(f"import {modules}", "textwrap", *LATER) == set()
+
+
 def test_the_secret_command_loads_json_because_it_speaks_it_and_nothing_else_heavy() -> None:
     code = "import gatepass.cli.openclaw_secret, gatepass.cli.openclaw_token"
     assert loaded_after(code, *HEAVY, "subprocess", "ctypes") == {"json"}

@@ -56,10 +56,16 @@ def test_a_broker_that_names_a_time_is_not_asked_earlier() -> None:
         Patience(2.0).delay_after(unavailable)
 
 
+def test_a_broker_that_wants_another_connection_is_asked_again_soon() -> None:
+    error = TryLaterError(ErrorCode.CONNECT_AGAIN, "too early", retry_after=0)
+    assert FIRST_DELAY / 2 <= Patience(5.0).delay_after(error) <= FIRST_DELAY
+
+
 @pytest.mark.parametrize(
     "error",
     [
         DeniedError(ErrorCode.DENIED, "no"),
+        DeniedError(ErrorCode.LOCKED, "no"),
         TryLaterError(ErrorCode.RATE_LIMITED, "slowly", retry_after=1),
         PermissionError(),
         TimeoutError(),

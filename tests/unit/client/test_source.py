@@ -32,10 +32,16 @@ class SlowIssuer(CountingIssuer):
         self.asked = threading.Event()
         self.may_answer = threading.Event()
 
-    def issue(self, audience: str | None = None, scope: str | None = None, ttl: int | None = None) -> IssuedToken:
+    def issue(
+        self,
+        audience: str | None = None,
+        scope: str | None = None,
+        ttl: int | None = None,
+        binding: str | None = None,
+    ) -> IssuedToken:
         self.asked.set()
         assert self.may_answer.wait(10)
-        return super().issue(audience, scope, ttl)
+        return super().issue(audience, scope, ttl, binding)
 
 
 def test_a_token_is_kept_until_80_percent_of_its_life_and_then_renewed() -> None:
@@ -53,12 +59,18 @@ def test_what_is_wanted_is_passed_on() -> None:
     wanted: list[object] = []
 
     class Issuer(CountingIssuer):
-        def issue(self, audience: str | None = None, scope: str | None = None, ttl: int | None = None) -> IssuedToken:
-            wanted.extend((audience, scope, ttl))
+        def issue(
+            self,
+            audience: str | None = None,
+            scope: str | None = None,
+            ttl: int | None = None,
+            binding: str | None = None,
+        ) -> IssuedToken:
+            wanted.extend((audience, scope, ttl, binding))
             return super().issue()
 
-    TokenSource(Issuer(), audience="a", scope="s", ttl=9).get()
-    assert wanted == ["a", "s", 9]
+    TokenSource(Issuer(), audience="a", scope="s", ttl=9, binding="unit").get()
+    assert wanted == ["a", "s", 9, "unit"]
 
 
 def test_fifty_threads_cause_one_request() -> None:

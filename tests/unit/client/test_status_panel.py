@@ -20,6 +20,7 @@ STATUS = Status(
     refused=6,
     connections=2,
     configured=1_700_000_000,
+    gateways=3,
 )
 
 
@@ -38,10 +39,16 @@ def test_everything_that_a_person_asks_is_there() -> None:
         "1 day, 1:01:01",
         "12,345 issued",
         "6 requests",
+        "gateways     3",
     ):
         assert part in text
     rows = {line.split()[1]: line.split()[2] for line in text.splitlines() if "-key" in line}
     assert rows == {"new-key": "signs", "old-key": "retired"}
+
+
+def test_a_lock_is_the_first_thing_that_is_seen() -> None:
+    assert "locked: nothing is issued or accepted" in shown(STATUS._replace(locked=True), "/x").splitlines()[0]
+    assert "locked" not in shown(STATUS, "/x")
 
 
 def test_what_a_broker_says_is_no_markup() -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from gatepass import unreachable
 from gatepass.errors import ErrorCode, UnreachableError
-from gatepass.paths import SYSTEM_SOCKET
+from gatepass.paths import ADMIN_SOCKET, SYSTEM_SOCKET
 from gatepass.patience import CutOffError, Patience
 from gatepass.unreachable import delay_after
 
@@ -99,6 +100,44 @@ def test_who_has_joined_the_group_since_logging_in_is_told_that(
 def test_a_socket_for_one_user_names_them(listening: Path) -> None:
     listening.chmod(0o600)
     assert f"which is for user {ME} alone" in said(PermissionError(), str(listening))[1]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o000], ids=oct)
+def test_the_administrators_socket_takes_root(listening: Path, monkeypatch: pytest.MonkeyPatch, mode: int) -> None:
+    listening.chmod(mode)
+    monkeypatch.setattr(unreachable, "ADMIN_SOCKET", str(listening))
+    assert said(PermissionError(), str(listening)) == (
+        ErrorCode.PERMISSION,
+        f"user {ME} may not use {listening}, where root administers the broker: run this as root (sudo)",
+    )
+
+
+def test_an_administrators_socket_that_a_group_may_use_names_it(
+    listening: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listening.chmod(0o660)
+    monkeypatch.setattr(unreachable, "ADMIN_SOCKET", str(listening))
+    assert (
+        "sudo usermod" in said(PermissionError(), str(listening))[1]
+        or "log in again" in said(PermissionError(), str(listening))[1]
+    )
+
+
+def test_a_hidden_administrators_socket_takes_root_too(listening: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = f"{listening.parent}/hidden"
+    listening.parent.chmod(0o750)
+    monkeypatch.setattr(unreachable, "ADMIN_SOCKET", hidden)
+    assert said(PermissionError(), hidden)[1].endswith("run this as root (sudo)")
+
+
+def test_a_broker_without_an_administrators_socket_is_told_from_one_that_is_not_there(
+    listening: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "systemctl start gatepass-broker" in said(FileNotFoundError(), ADMIN_SOCKET)[1]
+    monkeypatch.setattr(unreachable, "SYSTEM_SOCKET", str(listening))
+    code, message = said(FileNotFoundError(), ADMIN_SOCKET)
+    assert code is ErrorCode.UNREACHABLE
+    assert message.startswith(f"the broker has no socket for administrators, {ADMIN_SOCKET} does not exist: ")
 
 
 @pytest.mark.root

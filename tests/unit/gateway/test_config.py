@@ -192,3 +192,42 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     with pytest.raises(ConfigurationError, match="nowhere"):
         load(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize(
+    ("environ", "directory"),
+    [
+        ({"RUNTIME_DIRECTORY": "/run/gatepass-gateway"}, "/run/gatepass-gateway"),
+        ({"RUNTIME_DIRECTORY": "/run/one:/run/two"}, "/run/one"),
+        ({"XDG_RUNTIME_DIR": "{own}"}, "{own}/gatepass"),
+        ({"XDG_RUNTIME_DIR": "{own}/gatepass"}, None),
+    ],
+)
+def test_the_state_is_where_systemd_or_the_person_has_a_place_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], directory: str | None
+) -> None:
+    (tmp_path / "gatepass").mkdir()
+    for name in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value.format(own=tmp_path))
+    expected = None if directory is None else Path(directory.format(own=tmp_path))
+
+    assert gateway_settings(gateway_tables(2, port=1)).state_dir == expected
+    named = gateway_settings(gateway_tables(2, port=1, sessions={"state_dir": "/srv/state"}))
+    assert named.state_dir == Path("/srv/state")
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"sessions": {"state_dir": "relative"}}, "sessions.state_dir"),
+        ({"keys": {"broker_absence_seconds": -1}}, "keys.broker_absence_seconds"),
+        ({"keys": {"broker_absence_seconds": 604_801}}, "keys.broker_absence_seconds"),
+        ({"sessions": {"directory": "/srv"}}, "sessions"),
+    ],
+)
+def test_a_fault_in_what_is_kept_is_named_with_its_place(changes: dict[str, Any], where: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        _resolve(gateway_tables(2, port=1, **changes))
+    assert caught.value.where.startswith(where), caught.value.message

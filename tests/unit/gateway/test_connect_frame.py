@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gatepass.errors import ErrorCode, GatepassError, TokenError, TryLaterError
+from gatepass.revocations import locked_error, revoked_error
 from gatepass_gateway.connect_frame import (
     answer_to,
     error_frame,
@@ -201,6 +202,19 @@ def test_a_lone_surrogate_does_not_break_anything() -> None:
             "UNAVAILABLE",
             "unavailable (gatepass: ",
             "AUTH_UNAUTHORIZED",
+        ),
+        # The only code of these at which a long-lived client keeps trying: it is back when the lock is off.
+        (
+            locked_error(),
+            "INVALID_REQUEST",
+            "unauthorized: gateway password mismatch (gatepass: ",
+            "AUTH_UNAUTHORIZED",
+        ),
+        (
+            revoked_error(),
+            "INVALID_REQUEST",
+            "unauthorized: gateway password mismatch (gatepass: ",
+            "AUTH_PASSWORD_MISMATCH",
         ),
     ],
 )

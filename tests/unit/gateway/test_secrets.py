@@ -94,6 +94,8 @@ def test_what_others_made_is_left_alone(secret: str) -> None:
         (ErrorCode.TIMEOUT, "did not answer in time", True),
         (ErrorCode.UNAVAILABLE, "cannot issue tokens now", True),
         (ErrorCode.RATE_LIMITED, "asked too often", True),
+        (ErrorCode.CONNECT_AGAIN, "could not be certain", True),
+        (ErrorCode.LOCKED, "until 'gatepass unlock'", False),
         (ErrorCode.PERMISSION, "may not open", False),
         (ErrorCode.DENIED, "grants this user nothing", False),
         (ErrorCode.IMPOSTOR, "is not the broker", False),

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from gatepass.daemon.cgroups import hierarchy_root
 from gatepass_gateway.sock_diag import SockDiag, _cgroup
-from gatepass_gateway.units import hierarchy_root
 from support.gateway import acting_as
 
 OWN = os.geteuid()

@@ -70,7 +70,7 @@ def test_a_secret_that_is_not_ours_gives_no_identity_and_is_not_looked_at(secret
 def test_a_good_token_gives_its_subject_and_the_scopes_that_token_and_configuration_share() -> None:
     identity = decide(Request((), LOCAL, TOKEN), accept)
 
-    assert identity == Identity("derek@example.com", frozenset({"operator.read"}), "the-jti")
+    assert identity == Identity("derek@example.com", frozenset({"operator.read"}), CLAIMS)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_connect_frame_gets_no_scope_that_it_did_not_ask_for(
 ) -> None:
     identity = decide(Request((), LOCAL, TOKEN, requested), accept)
 
-    assert identity == Identity("derek@example.com", frozenset(granted), "the-jti")
+    assert identity == Identity("derek@example.com", frozenset(granted), CLAIMS)
 
 
 def test_a_token_that_does_not_verify_is_an_error_and_not_a_request_without_identity() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gatepass_gateway.units import Units, hierarchy_root
+from gatepass_gateway.units import Units
 
 UNIT = "nginx.service"
 
@@ -79,29 +79,6 @@ def test_where_there_is_no_unified_hierarchy_no_unit_holds_anything(root: str | 
 def test_an_unknown_cgroup_is_in_no_unit(tmp_path: Path) -> None:
     make(tmp_path, "system.slice/nginx.service")
     assert not Units(str(tmp_path)).hold(UNIT, None)
-
-
-UNIFIED = "35 24 0:30 / /sys/fs/cgroup rw,nosuid,nodev shared:9 - cgroup2 cgroup2 rw,nsdelegate"
-HYBRID = """\
-31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
-32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu
-41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw"""
-
-
-@pytest.mark.parametrize(
-    ("mountinfo", "root"),
-    [
-        (UNIFIED, "/sys/fs/cgroup"),
-        (HYBRID, "/sys/fs/cgroup/unified"),
-        ("1 2 0:30 / /odd\\040place rw - cgroup2 none rw", "/odd place"),
-        ("1 2 0:30 /user.slice /mnt rw - cgroup2 none rw\n" + UNIFIED, "/sys/fs/cgroup"),
-        ("1 2 0:30 /../.. /sys/fs/cgroup rw - cgroup2 none rw", None),
-        (HYBRID.rpartition("\n")[0], None),
-        ("", None),
-    ],
-)
-def test_the_hierarchy_is_where_version_2_is_mounted_from_its_root_on(mountinfo: str, root: str | None) -> None:
-    assert hierarchy_root(mountinfo) == root
 
 
 def test_this_machines_mounts_can_be_read() -> None:

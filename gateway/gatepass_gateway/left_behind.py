@@ -1,0 +1,136 @@
+"""What a session leaves behind at OpenClaw: read from the requests and answers that pass. Pure.
+
+Methods and answers are OpenClaw's (its docs, gateway/protocol/rpc-devices-nodes-and-approvals; cli/devices, cli/nodes
+and cli/cron for the commands). Nothing here changes or ends what passes: a list for the administrator, not a filter.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from gatepass.sessions import MAX_TEXT
+
+MAX_MESSAGE: Final = 1_048_576
+"""Bytes of the largest message that is read."""
+_MAX_PENDING: Final = 1_024
+"""Requests without an answer; the oldest is forgotten."""
+
+
+class Trace(NamedTuple):
+    """Something that a request has left behind."""
+
+    kind: str
+    name: str
+    removal: str
+
+
+class _Method(NamedTuple):
+    kind: str
+    name: Callable[[dict[str, Any]], object]
+    """Returns the id of what was made, from the payload of the answer; raises `KeyError` or `TypeError`."""
+    removal: str
+    """With `{}` for that id."""
+    otherwise: str
+    """What to do where the id cannot be written into a command."""
+
+
+_DEVICES: Final = "openclaw devices list"
+_METHODS: Final = {
+    # With `declarationKey` the job is in a member of its own.
+    "cron.add": _Method(
+        "cron job", lambda payload: payload.get("job", payload)["id"], "openclaw cron rm {}", "openclaw cron list"
+    ),
+    "device.pair.approve": _Method(
+        "device", lambda payload: payload["device"]["deviceId"], "openclaw devices remove {}", _DEVICES
+    ),
+    "device.token.rotate": _Method(
+        "device", lambda payload: payload["deviceId"], "openclaw devices remove {}", _DEVICES
+    ),
+    # There is no command that takes a code back: it ends soon, but the device that it paired does not.
+    "device.pair.setupCode": _Method("setup code", lambda payload: payload["setupId"], _DEVICES, _DEVICES),
+    "node.pair.approve": _Method(
+        "node", lambda payload: payload["node"]["nodeId"], "openclaw nodes remove --node={}", "openclaw nodes list"
+    ),
+}
+
+_MAY_ASK: Final = re.compile(b"|".join([*(re.escape(name.encode()) for name in _METHODS), rb"\\u00"]))
+"""Found in every request with one of these methods: JSON spells letters and dots as they are, or as \\u00XX."""
+_ANSWER: Final = b'"res"'
+
+
+class Watch:
+    """Follows one session's requests. Messages are whole, as bytes of JSON."""
+
+    def __init__(self) -> None:
+        self._pending: dict[str, list[_Method]] = {}
+
+    @property
+    def awaits_answer(self) -> bool:
+        """Whether messages of the gateway can matter now."""
+        return bool(self._pending)
+
+    def request(self, message: bytes) -> bool:
+        """Look at what the client sends. Return False for what may ask for something, but cannot be read here."""
+        if not _MAY_ASK.search(message):
+            return True
+        try:
+            request = _parse(message)
+        except (ValueError, RecursionError):
+            return False
+        method, request_id = request.get("method"), request.get("id")
+        known = _METHODS.get(method) if isinstance(method, str) else None
+        if known is not None and isinstance(request_id, str):
+            # One id may stand for several requests: only answers that fit take a request off.
+            self._pending.setdefault(request_id, []).append(known)
+            if len(self._pending) > _MAX_PENDING or len(self._pending[request_id]) > _MAX_PENDING:
+                oldest = next(iter(self._pending))
+                del self._pending[oldest]
+        return True
+
+    def answer(self, message: bytes) -> Trace | None:
+        """Look at what the gateway sends; return what that shows to have been left behind."""
+        if _ANSWER not in message:
+            return None
+        try:
+            answer = _parse(message)
+        except (ValueError, RecursionError):
+            return None
+        request_id, payload = answer.get("id"), answer.get("payload")
+        if answer.get("ok") is not True or not isinstance(request_id, str) or not isinstance(payload, dict):
+            return None
+        for method in self._pending.get(request_id, []):
+            if name := _name(method, payload):
+                self._done(request_id, method)
+                return Trace(method.kind, name, _removal(method, name))
+        return None
+
+    def _done(self, request_id: str, method: _Method) -> None:
+        self._pending[request_id].remove(method)
+        if not self._pending[request_id]:
+            del self._pending[request_id]
+
+
+def _parse(message: bytes) -> dict[str, Any]:
+    # As OpenClaw reads it: bytes that are no UTF-8 are replaced, and of two members of one name the last counts. A
+    # number of thousands of digits is a float there, and an error to Python's int.
+    value = json.loads(message.decode("utf-8", "replace"), parse_int=float)
+    return value if isinstance(value, dict) else {}
+
+
+def _name(method: _Method, payload: dict[str, Any]) -> str | None:
+    try:
+        name = method.name(payload)
+    except (KeyError, TypeError):
+        return None
+    return name if isinstance(name, str) and name else None
+
+
+def _removal(method: _Method, name: str) -> str:
+    """Return the command that removes it. Its id is the gateway's word, and may have been a client's."""
+    command = method.removal.format(shlex.quote(name))
+    fits = name.isprintable() and not name.startswith("-") and len(command) <= MAX_TEXT
+    return command if fits else method.otherwise
