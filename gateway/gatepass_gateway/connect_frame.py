@@ -36,8 +36,12 @@ class ConnectFrame(NamedTuple):
     """What the client asks for."""
     brings_device_credential: bool
     """Whether it would log in by a device or bootstrap token that OpenClaw gave out itself."""
+    brings_setup_code: bool
+    """Whether it would log in by a bootstrap token, for which OpenClaw gives a node the token of an operator, too."""
     brings_credential: bool
     """Whether it brings anything to log in with."""
+    device: str | None
+    """The id of the device that it says it is; only the gateway behind can tell whether that is true."""
     client: str
     """What the client calls itself; may be empty, or anything."""
     message: dict[str, Any]
@@ -61,10 +65,17 @@ def parse_connect(payload: bytes) -> ConnectFrame:
         secret=_secret(auth),
         scopes=frozenset(scopes),
         brings_device_credential=_brings_device_credential(auth, has_device="device" in params),
+        brings_setup_code=bool(auth.get("bootstrapToken")),
         brings_credential=any(auth.values()),
+        device=_device(params.get("device")),
         client=_client(params.get("client")),
         message=message,
     )
+
+
+def _device(device: Any) -> str | None:  # noqa: ANN401 - whatever a client sends
+    name = device.get("id") if isinstance(device, dict) else None
+    return name if isinstance(name, str) and name else None
 
 
 def refuse_misplaced_secrets(frame: ConnectFrame, *, besides_auth: bool) -> None:

@@ -62,6 +62,12 @@ _MAY_ASK: Final = re.compile(b"|".join([*(re.escape(name.encode()) for name in _
 _ANSWER: Final = b'"res"'
 
 
+def paired_device(device: str) -> Trace:
+    """Return what the login with a setup code has left behind: the device that it paired, by its id."""
+    method = _METHODS["device.pair.approve"]
+    return Trace(method.kind, device, _removal(method, device))
+
+
 class Watch:
     """Follows one session's requests. Messages are whole, as bytes of JSON."""
 

@@ -96,8 +96,8 @@ async def relay(
             code, reason = error.close_code, error.reason
     if held.cut:
         code, reason = CloseCode.POLICY_VIOLATION, f"gatepass: {held.cut.message}"
+    await down.end(code, reason)  # the client first: with many sessions at once it would wait for all other ends
     await up.end(code, reason)
-    await down.end(code, reason)
     held.finish()
     if held.cut:
         await server.linger()

@@ -18,7 +18,7 @@ import structlog
 
 from gatepass.daemon.logs import SeldomPerKey
 from gatepass.errors import ErrorCode, GatepassError, TryLaterError
-from gatepass.sessions import LeftBehind
+from gatepass.sessions import LeftBehind, Session
 from gatepass_gateway.concurrency import run_beside
 from gatepass_gateway.connect_frame import (
     OPERATOR_ROLE,
@@ -33,7 +33,7 @@ from gatepass_gateway.connect_frame import (
 from gatepass_gateway.gate import Gate
 from gatepass_gateway.headers import Headers
 from gatepass_gateway.http_peer import HttpPeer
-from gatepass_gateway.left_behind import Trace
+from gatepass_gateway.left_behind import Trace, paired_device
 from gatepass_gateway.refused import RefusedError
 from gatepass_gateway.sessions import Held, short
 from gatepass_gateway.shares import Share
@@ -123,6 +123,8 @@ class _Session:
             await anyio.aclose_forcefully(anonymous.stream)
             raise held.cut
         self._note_login(frame, identity)
+        if held.session is not None and frame.brings_setup_code and frame.device is not None:
+            self._leave_behind(held.session, paired_device(frame.device))
         with self._gate.sessions.one_more():
             await relay(self._client, server, self._gate.stopping, held, self._watcher(held))
 
@@ -153,7 +155,10 @@ class _Session:
                 await self._client.send_text(error_frame(self._unanswered, error))
 
     def _hold(self, frame: ConnectFrame, identity: Identity | None) -> AbstractContextManager[Held]:
-        """Hold a local operator's session; those of nodes, of remote users and without a login are nobody's here."""
+        """Hold a local operator's session, or one that makes an operator.
+
+        Those of other nodes, of remote users and without a login are nobody's here.
+        """
         request, sessions = self._request, self._gate.sessions
         if identity is None and not self._logs_in_by_itself(frame):
             return nullcontext(Held())
@@ -162,30 +167,32 @@ class _Session:
         return sessions.hold(session, identity and identity.claims)
 
     def _logs_in_by_itself(self, frame: ConnectFrame) -> bool:
-        """Whether the frame is a local operator's with a credential of the gateway's own."""
-        is_local_operator = not self._request.client.is_reverse_proxy and frame.role == OPERATOR_ROLE
-        return is_local_operator and frame.brings_credential
+        """Whether the frame is a local operator's, or makes one, with a credential of the gateway's own."""
+        if self._request.client.is_reverse_proxy:
+            return False
+        return frame.brings_setup_code or (frame.role == OPERATOR_ROLE and frame.brings_credential)
 
     def _watcher(self, held: Held) -> Watcher | None:
         session = held.session
         if session is None:
             return None
+        return Watcher(
+            partial(self._leave_behind, session), lambda: _UNREAD.warn(session.uid, uid=session.uid, jti=session.jti)
+        )
 
-        def leave_behind(trace: Trace) -> None:
-            entry = LeftBehind(
-                time=int(self._gate.authenticator.clock().time),
-                kind=trace.kind,
-                name=short(trace.name),
-                removal=trace.removal,
-                session=session.id,
-                identity=session.identity,
-                uid=session.uid,
-                unit=session.unit,
-                jti=session.jti,
-            )
-            self._gate.sessions.leave_behind(entry)
-
-        return Watcher(leave_behind, lambda: _UNREAD.warn(session.uid, uid=session.uid, jti=session.jti))
+    def _leave_behind(self, session: Session, trace: Trace) -> None:
+        entry = LeftBehind(
+            time=int(self._gate.authenticator.clock().time),
+            kind=trace.kind,
+            name=short(trace.name),
+            removal=trace.removal,
+            session=session.id,
+            identity=session.identity,
+            uid=session.uid,
+            unit=session.unit,
+            jti=session.jti,
+        )
+        self._gate.sessions.leave_behind(entry)
 
     async def _first_message(self, server: WebSocketLink) -> Message:
         """Return the client's first message, with the gateway's greeting passed on meanwhile."""
@@ -200,8 +207,9 @@ class _Session:
     async def _identify(self, frame: ConnectFrame) -> Identity | None:
         """Return the identity that a token brings, or None if the frame may go on as it is."""
         identity = None
-        if self._request.identity is None and frame.role == OPERATOR_ROLE:
-            identity = await self._identity_by_token(frame)
+        if self._request.identity is None:
+            if frame.role == OPERATOR_ROLE:
+                identity = await self._identity_by_token(frame)
             if identity is None and self._logs_in_by_itself(frame):
                 await self._check_own_credential(frame)
         refuse_misplaced_secrets(frame, besides_auth=identity is not None)
@@ -217,7 +225,8 @@ class _Session:
         """Refuse a local operator's login by a credential of the gateway's own, where no rule allows it, or the lock
         may be on unheard of. That it is on, `Sessions.hold` says.
         """
-        if frame.brings_device_credential and self._request.client.uid not in self._gate.device_login_uids:
+        is_operator = frame.role == OPERATOR_ROLE and frame.brings_device_credential
+        if is_operator and self._request.client.uid not in self._gate.device_login_uids:
             raise RefusedError(
                 ErrorCode.DEVICE_LOGIN,
                 "a local operator logs in with a gatepass token here, not with a device token; to allow this user "

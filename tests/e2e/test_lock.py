@@ -13,7 +13,7 @@ import pytest
 
 from e2e.accounts import run_as
 from e2e.callers import bearer, http_request, log_in
-from e2e.device import PairedDevice, RemoteDevice, pair, setup_code
+from e2e.device import IOS_NODE, PairedDevice, RemoteDevice, pair, setup_code
 from e2e.live_client import LiveClient, Tui
 from e2e.openclaw_config import USER
 from e2e.stack import Stack
@@ -109,6 +109,18 @@ def test_a_devices_token_counts_where_a_rule_says_so_but_not_under_lock(stack: S
         closed = client.wait_for("close")
         assert (closed["code"], closed["reason"][:9]) == (1008, "gatepass:")
         assert "locked" in client.wait_for("error")["message"]
+
+
+def test_a_setup_code_from_before_the_lock_pairs_no_device_under_it(stack: Stack) -> None:
+    """It would log in as a node, and OpenClaw would give that the token of an administrator besides."""
+    with administrator(stack) as session:
+        code = setup_code(stack, session)
+    lock(stack)
+    with LiveClient(
+        stack.openclaw.install, stack.owner, stack.port, device="new", bootstrapToken=code, **IOS_NODE
+    ) as node:
+        refused = node.wait_for("hello", "error")
+        assert "an administrator has locked gatepass" in refused.get("message", ""), refused
 
 
 def test_revoking_a_user_ends_the_sessions_of_its_devices(stack: Stack, device: PairedDevice) -> None:

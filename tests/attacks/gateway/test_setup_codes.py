@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from support.fake_broker import running_followed
-from support.gateway import login, messages_until_close
+from support.gateway import eventually, login, messages_until_close
 
 NODE: dict[str, Any] = {"role": "node", "device": {"id": "d"}}
 SETUP_CODE = {"bootstrapToken": "from a setup code"}
@@ -30,3 +30,12 @@ async def test_a_node_that_a_setup_code_let_in_is_listed_and_ended_by_the_lock(t
         await broker.lock()
         await messages_until_close(client)
         assert client.close_code == 1008
+
+
+async def test_the_device_that_a_setup_code_paired_is_listed_with_how_to_remove_it(tmp_path: Path) -> None:
+    async with running_followed(tmp_path) as (gateway, broker), gateway.websocket() as client:
+        assert (await login(client, SETUP_CODE, **{**NODE, "device": {"id": "4f1f$(id)"}}))["ok"]
+        await eventually(lambda: broker.left_behind)
+        (entry,) = broker.left_behind
+        assert (entry.kind, entry.name) == ("device", "4f1f$(id)")
+        assert entry.removal == "openclaw devices remove '4f1f$(id)'"
