@@ -190,7 +190,9 @@ class Connection(asyncio.Protocol):
         if self._impatience is not None:
             self._impatience.cancel()
         self._transport.write(self._conversation.release(broker.outcome(answer)))
-        self._serve()
+        # Later, and not within whatever brought the news: another connection's report, or this one's own request.
+        self._more_scheduled = True
+        self._loop.call_soon(self._serve_more)
 
     def _await_followers(self) -> None:
         self._deadline.clear()

@@ -17,7 +17,7 @@ from gatepass.messages import Binding, IssueRequest
 from gatepass_broker.caller import Caller
 from gatepass_broker.judge import Rules
 from gatepass_broker.names import is_audience, is_literal_unit, is_scope
-from gatepass_broker.policy import Grant, agree, can_bind
+from gatepass_broker.policy import Grant, Selector, agree, can_bind
 
 DEFAULT_SCOPES: Final = ("operator.read",)
 """What a rule is proposed with where the request names none: the least that is of use."""
@@ -152,7 +152,7 @@ def _policy(attempt: Attempt) -> Message:
     else:
         where = f"before the rule '{grant.rule}', in the file that has that"
     who = "have" if attempt.as_admin else "ask an administrator to have"
-    rule = {"name": _name(attempt), **_whom(attempt.caller), **_gives(attempt)}
+    rule = {"name": _name(attempt), **_whom(attempt), **_gives(attempt)}
     lines = [f"{key} = {_toml(value)}" for key, value in rule.items()]
     return _cure(
         "policy",
@@ -169,12 +169,28 @@ def _name(attempt: Attempt) -> str:
     return next(name for name in (wanted, *(f"{wanted} ({n})" for n in range(2, len(taken) + 3))) if name not in taken)
 
 
-def _whom(caller: Caller) -> Mapping[str, Any]:
-    """Return selectors for `caller` and few others: its user, and its unit where no user can have named that."""
+def _whom(attempt: Attempt) -> Mapping[str, Any]:
+    """Return selectors for the caller and few others: its user, and its unit where no user can have named that.
+
+    Where another rule matches, what that asks for stays asked for: its place is taken for nobody whom it is not for.
+    """
+    caller = attempt.caller
+    whom: dict[str, Any] = {"uid": caller.uid}
     unit = None if caller.cgroup is None else caller.cgroup.unit
-    if unit is None or not is_literal_unit(unit):
-        return {"uid": caller.uid}
-    return {"uid": caller.uid, "unit": "session-*.scope" if _SESSION.fullmatch(unit) else unit}
+    if unit is not None and is_literal_unit(unit):
+        whom["unit"] = "session-*.scope" if _SESSION.fullmatch(unit) else unit
+    for entry in _conditions(attempt):
+        if entry.key not in ("uid", "user", "gid", "group", *whom):
+            whom[entry.key] = sorted(map(str, entry.values))
+    groups = [entry.values for entry in _conditions(attempt) if entry.key in ("gid", "group")]
+    if groups:
+        whom["gid"] = sorted(gid for gid in min(groups, key=len) if isinstance(gid, int))
+    return whom
+
+
+def _conditions(attempt: Attempt) -> Selector:
+    """Return what the rule asks for that matches; nothing if none does."""
+    return next((rule.selector for rule in attempt.rules.rules if rule.grant is attempt.grant), ())
 
 
 def _gives(attempt: Attempt) -> Mapping[str, Any]:
@@ -209,7 +225,7 @@ def _together(given: tuple[str, ...], asked: list[str]) -> list[str]:
     return list(dict.fromkeys((*given, *asked)))
 
 
-def _toml(value: str | int | list[str]) -> str:
+def _toml(value: str | int | list[str] | list[int]) -> str:
     """Return a value as TOML. All strings here are printable ASCII, of which JSON and TOML have the same form."""
     return json.dumps(value)
 

@@ -37,7 +37,7 @@ from gatepass_broker.events import Issued, Refused, Throttled
 from gatepass_broker.explain import explain
 from gatepass_broker.inquiry import Decision, Inquiry, Surroundings
 from gatepass_broker.judge import Agreed, Rules, UsedUpError, judge
-from gatepass_broker.policy import find_grant
+from gatepass_broker.policy import can_bind, find_grant
 from gatepass_broker.state import REFUSALS_PER_MINUTE, WINDOW, State
 
 OPERATION_GROUPS: Final[Mapping[type[Operation], str]] = {
@@ -156,7 +156,7 @@ def _confirmation(agreed: Agreed, caller: Caller) -> Confirmation:
     """Return what the token is bound to. `agree` has seen to it that what the binding needs is known."""
     binding = agreed.terms.binding
     bound = Confirmation(uid=agreed.uid)
-    if binding is not Binding.UID and caller.cgroup is not None:
+    if binding is not Binding.UID and caller.cgroup is not None and can_bind(Binding.UNIT, caller):
         bound = bound._replace(cgroup=caller.cgroup.unit_id or caller.cgroup.id)
     if binding is Binding.PROCESS and caller.pid is not None and caller.process is not None:
         bound = bound._replace(process=Process(caller.pid, caller.process))

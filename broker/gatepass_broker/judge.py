@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from gatepass.errors import DeniedError, ErrorCode, TryLaterError
-from gatepass.messages import Binding, IssueRequest
+from gatepass.messages import IssueRequest
 from gatepass.revocations import locked_error
 from gatepass_broker.caller import Caller
-from gatepass_broker.policy import Grant, Rule, Terms, agree, find_grant, needs_process
+from gatepass_broker.policy import Grant, Rule, Terms, agree, find_grant
 from gatepass_broker.state import WINDOW, State
 
 CONNECT_AGAIN_SECONDS: Final = 0
@@ -61,7 +61,7 @@ def judge(  # noqa: PLR0913 - what a decision depends on
         raise DeniedError(
             ErrorCode.DENIED, "the process that opened this connection has exited; connect from the process that asks"
         )
-    if caller.unsettled and (needs_process(rules.rules) or request.binding not in (None, Binding.UID)):
+    if caller.unsettled:  # also where no rule asks for it: a token without its unit could not be revoked by that
         raise TryLaterError(
             ErrorCode.CONNECT_AGAIN,
             "where your process runs could not be learned for certain yet; connect again",

@@ -126,14 +126,6 @@ def first_mismatch(selector: Selector, caller: Caller) -> Mismatch | None:
     return None if failing is None else Mismatch(failing.key, failing.wanted, _found(failing.key, caller))
 
 
-def needs_process(rules: tuple[Rule, ...]) -> bool:
-    """Whether any rule asks for more than the kernel tells of every connection: its user and groups."""
-    return any(
-        rule.grant.binding is not Binding.UID or any(entry.key not in _OF_CONNECTION for entry in rule.selector)
-        for rule in rules
-    )
-
-
 def agree(request: IssueRequest, grant: Grant, default_ttl: int, caller: Caller) -> Terms:
     """Return what the requested token will say. Raise `DeniedError` if that goes beyond the grant, or cannot be."""
     return Terms(
@@ -150,7 +142,9 @@ def can_bind(binding: Binding, caller: Caller) -> bool:
         case Binding.UID:
             return True
         case Binding.UNIT:
-            return caller.cgroup is not None and caller.cgroup.unit_id is not None
+            # Everything lies in the root: to be bound to that would be to be bound to nothing.
+            cgroup = caller.cgroup
+            return cgroup is not None and cgroup.unit_id is not None and cgroup.path != "/"
         case Binding.PROCESS:
             return caller.process is not None and caller.pid is not None
 
@@ -256,6 +250,7 @@ def _expression(key: str, value: str) -> str | None:
     return unit_pattern(value) if ANY in value else None
 
 
+@lru_cache(maxsize=64)  # of one explanation: a caller can be in thousands of groups, and there can be as many rules
 def _found(key: str, caller: Caller) -> str:
     facts = _FACTS[key](caller)
     if facts:
@@ -313,8 +308,9 @@ def _binding(request: IssueRequest, grant: Grant, caller: Caller) -> Binding:
 _STRICTNESS: Final = {binding: rank for rank, binding in enumerate(Binding)}
 
 _UNBINDABLE: Final = {
-    Binding.UNIT: "the token cannot be bound to your unit, because your cgroup could not be learned: that takes cgroup "
-    "v2, and a process that the broker's own pid namespace holds; connect from there",
+    Binding.UNIT: "the token cannot be bound to your unit, because your cgroup could not be learned, or is the root "
+    "of all: that takes cgroup v2, a unit or a container, and a process that the broker's own pid namespace holds; "
+    "connect from there",
     Binding.PROCESS: "the token cannot be bound to your process, because the kernel does not say which one it is: that "
     "takes Linux 6.9 (pidfs), and a process that the broker's own pid namespace holds; connect from there",
 }

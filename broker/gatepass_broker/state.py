@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, NamedTuple, TypeVar
 
 from msgspec import structs
@@ -162,16 +163,18 @@ class State:
             self.locked = isinstance(event, Locked)
 
     def _revoke(self, event: Revoked) -> None:
-        revocation = Revocation(event.by, event.value, event.issued_until)
-        kept = [
-            entry
-            for entry in self.revocations
-            if entry.needed_until > event.boottime
-            and (entry.revocation.by, entry.revocation.value) != (event.by, event.value)
-        ]
-        if len(kept) == MAX_REVOCATIONS or revocation.by is Cut.ALL:
-            kept, revocation = [], Revocation(Cut.ALL, "", event.issued_until)
-        self.revocations = (*kept, StandingRevocation(revocation, event.needed_until))
+        """Add a revocation. Those before it stay: a session outlives its token, and its gateway may be away.
+
+        Of too many, those without tokens that live become one for everything before them, if need be all.
+        """
+        same = (event.by, event.value)
+        kept = [entry for entry in self.revocations if (entry.revocation.by, entry.revocation.value) != same]
+        if len(kept) >= MAX_REVOCATIONS:
+            kept = _merged(kept, lambda entry: entry.needed_until <= event.boottime)
+        kept.append(StandingRevocation(Revocation(*same, event.issued_until), event.needed_until))
+        if len(kept) > MAX_REVOCATIONS or event.by is Cut.ALL:
+            kept = _merged(kept, lambda _: True)
+        self.revocations = tuple(kept)
 
     def _start(self, event: Started) -> None:
         self.started = int(event.time)
@@ -196,6 +199,18 @@ class State:
         self.latest_end = event.latest_end
         self.boot_id, self.latest_issue, self.latest_use = event.boot_id, event.latest_issue, event.latest_use
         self.locked, self.revocations, self.left_behind = event.locked, event.revocations, event.left_behind
+
+
+def _merged(
+    entries: list[StandingRevocation], is_one: Callable[[StandingRevocation], bool]
+) -> list[StandingRevocation]:
+    """Return `entries` with one for everything in the place of those that `is_one` chooses."""
+    chosen = [entry for entry in entries if is_one(entry)]
+    if not chosen:
+        return entries
+    everything = Revocation(Cut.ALL, "", max(entry.revocation.issued_until for entry in chosen))
+    merged = StandingRevocation(everything, max(entry.needed_until for entry in chosen))
+    return [merged, *(entry for entry in entries if not is_one(entry))]
 
 
 _Key = TypeVar("_Key")

@@ -39,4 +39,12 @@ def _named_or_own(environ: Mapping[str, str]) -> str | None:
     if named:
         return named
     own = personal_socket(environ)
-    return own if os.access(own, os.F_OK) else None
+    return own if _is_ours(own) else None
+
+
+def _is_ours(path: str) -> bool:
+    """Whether there is such a file, of this user: `su` keeps another's `$XDG_RUNTIME_DIR`."""
+    try:
+        return os.stat(path).st_uid == os.geteuid()  # noqa: PTH116 - pathlib costs a login more than the rest here
+    except OSError:
+        return False

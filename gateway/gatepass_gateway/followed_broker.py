@@ -188,9 +188,12 @@ class FollowedBroker:
             batch = reports.take(anyio.current_time())
             try:
                 await conversation.report(batch)
-            finally:
-                if conversation.is_answered:
-                    reports.confirm(batch)  # what the broker refuses once it would refuse for ever
+            except TryLaterError:
+                raise  # it is still to be told
+            except GatepassError:
+                reports.confirm(batch)  # what the broker refuses once it would refuse for ever
+                raise
+            reports.confirm(batch)
             self._retry_seconds = _FIRST_RETRY_SECONDS
 
 
@@ -208,11 +211,6 @@ class _Conversation:
         self._last_id = _FOLLOW_ID
         self._reply: Message | None = None
         self._replied = anyio.Event()
-
-    @property
-    def is_answered(self) -> bool:
-        """Whether the broker has answered the last report, with whatever."""
-        return self._reply is not None
 
     async def send(self, request: Request) -> None:
         await self._stream.send(encode_frame(request_message(request)))

@@ -87,7 +87,7 @@ def guard(command: Callable[[], int]) -> int:
 def tell(sentence: str) -> None:
     """Say something to a person. A stderr that cannot be written to is no reason to fail."""
     with suppress(OSError):
-        write_all(2, f"gatepass: {sentence}\n".encode(errors="backslashreplace"))
+        write_all(2, f"gatepass: {plain(sentence)}\n".encode(errors="backslashreplace"))
 
 
 def put(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Final, NoReturn
 
 from gatepass.cli.manners import USAGE, tell
@@ -17,6 +18,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, where the help is, and exit with 2."""
+        # It repeats what was given, which may be a token, and that must not get into a log.
+        message = re.sub(r"\S*eyJ\S*", "...", message)
         tell(f"{message}; see '{self.prog} --help'")
         raise SystemExit(USAGE)
 

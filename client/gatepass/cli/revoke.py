@@ -90,4 +90,6 @@ def _unit(text: str) -> str:
     if not text.endswith(UNIT_KINDS):
         kinds = ", ".join(UNIT_KINDS)
         raise argparse.ArgumentTypeError(f"must be a unit's whole name, which ends in one of {kinds}")
+    if "*" in text:
+        raise argparse.ArgumentTypeError("takes the name of one unit and no pattern")
     return _text(text)

@@ -8,7 +8,7 @@ from typing import Final
 
 from gatepass.cli.accounts import user_name
 from gatepass.cli.lists import count, in_columns, members, moment
-from gatepass.cli.manners import DONE, guard, put, put_json, tell
+from gatepass.cli.manners import DONE, guard, plain, put, put_json, tell
 from gatepass.cli.options import add_json, admin_client_of, command_parser
 from gatepass.oversight import LeftBehindList, SessionAt, SessionList
 from gatepass.sessions import LeftBehind
@@ -67,7 +67,8 @@ def _session_table(found: SessionList) -> str:
             "no gateway is connected to the broker, so it knows of no session; a gateway that runs without its broker "
             "goes on for a time: 'systemctl status gatepass-gateway' says how it is"
         )
-    gateways = f"{count(len(found.gateways), 'gateway')} ({', '.join(gateway.name for gateway in found.gateways)})"
+    names = ", ".join(plain(gateway.name) for gateway in found.gateways)
+    gateways = f"{count(len(found.gateways), 'gateway')} ({names})"
     if not found.sessions:
         return f"no session is open at {gateways}"
     header = ("since", "user", "identity", "unit", "kind", "by", "client", "gateway", "jti")

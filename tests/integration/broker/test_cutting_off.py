@@ -261,3 +261,25 @@ async def test_a_rule_gives_as_many_tokens_a_minute_as_it_says(tmp_path: Path) -
         assert journal.count('"event":"throttled"') == 1
         broker.clock.pass_time(61)
         assert (await broker.ask(op="issue"))["ok"]
+
+
+async def test_a_gateway_that_was_away_learns_of_every_revocation(tmp_path: Path) -> None:
+    """Also of those whose tokens have ended meanwhile: its sessions have not."""
+    async with running_broker(tmp_path) as broker:
+        await broker.ask(op="issue", ttl=5)
+        broker.clock.pass_time(60)
+        await broker.ask(op="revoke", by="uid", value="0")
+        await broker.ask(op="revoke", by="uid", value="4242")
+        told = await broker.ask(op="follow")
+        assert [entry[1] for entry in told["revocations"]] == ["0", "4242"]
+
+
+async def test_any_number_of_pipelined_changes_is_answered(tmp_path: Path) -> None:
+    async with running_broker(tmp_path) as broker:
+
+        def pipeline() -> int:
+            with RawClient(broker.socket) as client:
+                client.send(b"".join(frame(number + 1, ("lock", "unlock")[number % 2]) for number in range(2_000)))
+                return sum(client.receive() is not None for _ in range(2_000))
+
+        assert await in_thread(pipeline) == 2_000

@@ -176,6 +176,7 @@ def test_where_no_gateway_is_connected_nobody_believes_that_one_has_acted(tmp_pa
         ("token --bind process", "gatepass: a token bound to this process would end with it: .*\n"),
         ("sessions x", "gatepass: unrecognized arguments: x; see 'gatepass sessions --help'\n"),
         ("lock x", "gatepass: unrecognized arguments: x; see 'gatepass lock --help'\n"),
+        ("verify eyJhbGci.eyJ.x", "gatepass: unrecognized arguments: ...; see 'gatepass verify --help'\n"),
     ],
 )
 def test_wrong_use_is_told_before_anybody_is_asked(tmp_path: Path, line: str, err: str) -> None:

@@ -26,6 +26,7 @@ from gatepass.sessions import Session, record_to_wire
 from gatepass.source import Briefly, TokenSource
 from support.broker import SCOPES, USER, BrokerProcess, RawClient, own_rule
 from support.client import both_clients, call, run_cli
+from support.hierarchy import own_hierarchy
 
 
 @pytest.fixture(scope="module")
@@ -287,11 +288,10 @@ async def test_nothing_is_left_behind_where_nobody_was(kind: str, broker: Broker
 
 @both_clients
 async def test_a_token_is_bound_as_it_was_asked_for(kind: str, broker: BrokerProcess) -> None:
-    if (await call(kind, broker.socket, "whoami")).cgroup is None:
-        pytest.skip("this machine's processes have no cgroup that the broker can tell")
-    token = (await call(kind, broker.socket, "issue", None, None, None, "unit")).token
-    bound = (await call(kind, broker.socket, "verify", token)).claims["cnf"]
-    assert bound.keys() == {"uid", "cgroup"}
+    with own_hierarchy() as hierarchy, hierarchy.inside(hierarchy.make("UNIT")):
+        token = (await call(kind, broker.socket, "issue", None, None, None, "unit")).token
+        bound = (await call(kind, broker.socket, "verify", token)).claims["cnf"]
+        assert bound == {"uid": os.geteuid(), "cgroup": (hierarchy.top / hierarchy.unit).stat().st_ino}
 
 
 @both_clients

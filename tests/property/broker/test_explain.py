@@ -271,8 +271,10 @@ def test_a_rule_or_request_allows_at_once_what_can_be_granted(world: World) -> N
             assert outcome.grant.identity == before.identity
             assert outcome.terms.audience == (world.request.audience or before.audiences[0])
             if world.request.scope is not None:
-                assert set(outcome.terms.scope) == set(outcome.grant.scopes) == set(world.request.scope.split())
-            assert outcome.terms.ttl == outcome.grant.max_ttl
+                assert set(outcome.terms.scope) == set(world.request.scope.split())
+            assert set(before.scopes) <= set(outcome.grant.scopes) <= {*before.scopes, *outcome.terms.scope}
+            assert set(before.audiences) <= set(outcome.grant.audiences)
+            assert before.max_ttl <= outcome.grant.max_ttl <= max(before.max_ttl, world.request.ttl or 0)
 
 
 @given(denied_worlds, ids)

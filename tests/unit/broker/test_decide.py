@@ -9,6 +9,7 @@ import pytest
 from gatepass.claims import Process
 from gatepass.clock import Moment
 from gatepass.errors import ErrorCode, GatepassError
+from gatepass.frames import MAX_FRAME, encode_frame
 from gatepass.messages import (
     Binding,
     ExplainRequest,
@@ -24,8 +25,9 @@ from gatepass.messages import (
 )
 from gatepass.revocations import Cut, Revocation, Standing
 from gatepass.tokens import b64encode, encode_token, key_table
+from gatepass_broker.administer import MAX_VALUE
 from gatepass_broker.caller import Caller, Cgroup
-from gatepass_broker.decide import decide
+from gatepass_broker.decide import decide, follow_message
 from gatepass_broker.events import (
     Configured,
     Issued,
@@ -371,12 +373,9 @@ class TestBinding:
     def test_what_is_not_known_cannot_be_bound_to(self, binding: str) -> None:
         assert code(decided(IssueRequest(binding=binding))) is ErrorCode.DENIED
 
-    def test_a_process_that_cannot_yet_be_told_is_asked_to_connect_again_where_that_matters(self) -> None:
-        young = DEREK._replace(unsettled=True)
-        rules = RULES._replace(rules=(Rule((condition("unit", "agent.service"),), GRANT), *RULES.rules))
-
-        assert issued(caller=young)
-        decision = decide(rules, State(), around(), inquiry(IssueRequest(), caller=young))
+    def test_a_process_that_cannot_yet_be_told_is_asked_to_connect_again(self) -> None:
+        """Also where no rule asks for its unit: by that the token could be revoked."""
+        decision = decided(IssueRequest(), caller=DEREK._replace(unsettled=True))
         assert code(decision) is ErrorCode.CONNECT_AGAIN
         assert decision.events == ()
 
@@ -457,17 +456,50 @@ class TestCuttingOff:
         assert state.standing.revocations[0].covers(before)
         assert not state.standing.revocations[0].covers(issued(state, moment=past).claims)
 
-    def test_it_is_kept_until_the_last_token_could_be_used_and_no_longer(self) -> None:
+    def test_it_is_kept_when_no_token_lives_any_more(self) -> None:
+        """A session outlives its token, and its gateway may be away."""
+        state = State()
+        self.revoke(state, Cut.JTI, "first")
+        self.revoke(state, Cut.JTI, "second", moment=MOMENT._replace(boottime=MOMENT.boottime + 10**6))
+
+        assert [entry.value for entry in state.standing.revocations] == ["first", "second"]
+
+    def test_too_many_become_one_for_what_is_over_and_keep_what_is_not(self) -> None:
         state = State()
         rules = RULES._replace(rules=(Rule((condition("uid", 1000),), GRANT._replace(reconnect=9_000)),))
-        self.apply(state, decide(rules, state, around(), inquiry(IssueRequest())))
-        self.revoke(state, Cut.JTI, "first")
-        for seconds, kept in ((9_000, 2), (9_002, 1)):
-            state_then = State()
-            state_then.apply(state.checkpoint(MOMENT.time, "kid"))
-            later = MOMENT._replace(boottime=MOMENT.boottime + seconds)
-            self.revoke(state_then, Cut.JTI, "second", moment=later)
-            assert len(state_then.standing.revocations) == kept
+        for number in range(MAX_REVOCATIONS):
+            self.revoke(state, Cut.JTI, f"old-{number}")
+        later = MOMENT._replace(time=MOMENT.time + 100, boottime=MOMENT.boottime + 100)
+        self.apply(state, decide(rules, state, around(), inquiry(IssueRequest(), moment=later)))
+        after = issued(state, moment=later).claims
+        self.revoke(state, Cut.JTI, "new", moment=later)
+
+        assert state.standing.revocations == (
+            Revocation(Cut.ALL, "", 1_800_000_000),
+            Revocation(Cut.JTI, "new", 1_800_000_100),
+        )
+        assert not any(revocation.covers(after) for revocation in state.standing.revocations)
+
+    def test_all_that_there_can_be_can_be_told_in_one_frame(self) -> None:
+        state = State()
+        self.apply(state, issued(state))
+        for number in range(MAX_REVOCATIONS):
+            self.revoke(state, Cut.IDENTITY, f"{number:03}".ljust(MAX_VALUE, "x"))
+
+        assert len(state.standing.revocations) == MAX_REVOCATIONS
+        assert len(encode_frame({"id": 1, "ok": True, **follow_message("x" * 256, state)})) < MAX_FRAME
+
+    @pytest.mark.parametrize(
+        ("by", "value"),
+        [
+            (Cut.UNIT, "openclaw@*.service"),
+            (Cut.UNIT, "agents.slice"),
+            (Cut.UNIT, "a/b/c.service"),
+            (Cut.IDENTITY, "é" * 145),
+        ],
+    )
+    def test_a_revocation_that_can_mean_nothing_is_refused(self, by: Cut, value: str) -> None:
+        assert code(decided(RevokeRequest(by.value, value))) is ErrorCode.INVALID_REQUEST
 
     def test_another_boot_needs_none_of_them_and_stays_locked(self) -> None:
         state = State()

@@ -9,7 +9,6 @@ from gatepass.messages import Binding, IssueRequest
 from gatepass_broker.caller import Caller, Cgroup
 from gatepass_broker.operator_scopes import OPERATOR_SCOPES
 from gatepass_broker.policy import (
-    SELECTORS,
     Grant,
     Mismatch,
     Rule,
@@ -20,7 +19,6 @@ from gatepass_broker.policy import (
     condition,
     find_grant,
     first_mismatch,
-    needs_process,
 )
 
 CONTAINER = "0123456789abcdef" * 4
@@ -202,20 +200,6 @@ def test_the_first_selector_that_fails_is_named(caller: Caller, selector: Select
     assert first_mismatch(selector, caller) == mismatch
 
 
-@pytest.mark.parametrize("key", SELECTORS)
-def test_which_rules_need_more_than_the_connection_tells(key: str) -> None:
-    value = 1 if key in ("uid", "user", "gid", "group") else "x"
-
-    assert needs_process((rule("it", "uid", 1, key, value),)) is isinstance(value, str)
-
-
-def test_a_rule_that_binds_to_more_than_the_user_needs_the_process() -> None:
-    plain = rule("it", "uid", 1)
-
-    assert not needs_process((plain,))
-    assert needs_process((plain, plain._replace(grant=GRANT._replace(binding=Binding.UNIT))))
-
-
 @pytest.mark.parametrize(
     ("request_", "terms"),
     [
@@ -319,3 +303,10 @@ class TestBinding:
                 300,
                 DEREK._replace(cgroup=None),
             )
+
+
+def test_the_root_of_all_cgroups_is_nothing_to_be_bound_to() -> None:
+    at_root = DEREK._replace(cgroup=Cgroup(1, "/", unit_id=1))
+
+    assert not can_bind(Binding.UNIT, at_root)
+    assert can_bind(Binding.UNIT, DEREK._replace(cgroup=Cgroup(2, "/docker", unit_id=2)))
