@@ -186,8 +186,10 @@ class FollowedBroker:
         while True:
             await self._sessions.until(lambda: conversation.seq != conversation.confirmed)
             batch = reports.take(anyio.current_time())
+            # Whoever waits for this number counts what has ended: all of it is told first.
+            seq = conversation.confirmed or 0 if reports.has_closed else conversation.seq
             try:
-                await conversation.report(batch)
+                await conversation.report(batch, seq)
             except TryLaterError:
                 raise  # it is still to be told
             except GatepassError:
@@ -225,12 +227,12 @@ class _Conversation:
             self._decoder.feed(data)
         return message
 
-    async def report(self, batch: Batch) -> None:
-        """Send a report and wait for the answer. Raise `GatepassError` if that is no."""
+    async def report(self, batch: Batch, seq: int) -> None:
+        """Send a report, with the number of what was acted on, and wait for the answer. Raise `GatepassError`."""
         self._last_id = self._last_id % MAX_ID + 1
         if self._last_id <= _FOLLOW_ID:
             self._last_id = _FOLLOW_ID + 1
-        self._reply, self._replied, seq = None, anyio.Event(), self.seq
+        self._reply, self._replied = None, anyio.Event()
         report = ReportRequest(
             seq,
             tuple(map(record_to_wire, batch.opened)),

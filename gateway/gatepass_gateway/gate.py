@@ -2,17 +2,55 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from gatepass.revocations import locked_error
+from gatepass.errors import TryLaterError
 from gatepass_gateway.authenticator import Authenticator
-from gatepass_gateway.headers import Headers, allowed_with_identity, end_to_end
-from gatepass_gateway.sessions import Sessions
+from gatepass_gateway.headers import Headers, allowed_with_identity, end_to_end, values_of
+from gatepass_gateway.sessions import Held, Sessions
 from gatepass_gateway.shares import Shares
 from gatepass_gateway.stopping import Stopping
 from gatepass_gateway.trusted_proxy import Client, Identity
 from gatepass_gateway.upstream import Upstream
+
+_NO_CREDENTIALS: Final = frozenset(
+    {
+        b"accept",
+        b"accept-charset",
+        b"accept-encoding",
+        b"accept-language",
+        b"cache-control",
+        b"connection",
+        b"content-encoding",
+        b"content-length",
+        b"content-type",
+        b"date",
+        b"expect",
+        b"host",
+        b"if-modified-since",
+        b"if-none-match",
+        b"keep-alive",
+        b"origin",
+        b"pragma",
+        b"range",
+        b"sec-fetch-dest",
+        b"sec-fetch-mode",
+        b"sec-fetch-site",
+        b"sec-fetch-user",
+        b"sec-websocket-extensions",
+        b"sec-websocket-key",
+        b"sec-websocket-version",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"upgrade-insecure-requests",
+        b"user-agent",
+    }
+)
+"""Fields that no server looks for a credential in. `Referer` may quote a URL, and some read one in a subprotocol."""
 
 
 class Deadlines(NamedTuple):
@@ -47,10 +85,39 @@ class Gate:
     device_login_uids: frozenset[int] = frozenset()
     """Local users who may log in as operators by a credential that the gateway gave to a device."""
 
-    def refuse_under_lock(self, client: Client, *, brings_credential: bool) -> None:
-        """Raise `DeniedError` (LOCKED) for a local client that would log in by whatever, while nobody may."""
-        if brings_credential and not client.is_reverse_proxy and self.authenticator.source.current.standing.locked:
-            raise locked_error()
+    def may_log_in_by_itself(self, client: Client, target: bytes, headers: Headers) -> bool:
+        """Whether a request that has no identity is a local client's and may carry a credential of the gateway's own.
+
+        Which ones the gateway knows, and where it looks for them, may change: what is not known to be none may be one.
+        """
+        if client.is_reverse_proxy:
+            return False
+        return b"?" in target or any(name not in _NO_CREDENTIALS for name, _ in headers)
+
+    async def check_broker(self) -> None:
+        """Raise `TryLaterError` (UNAVAILABLE) where the lock may be on unheard of, before a login by a credential of
+        the gateway's own. That it is on, `Sessions.hold` says.
+        """
+        source = self.authenticator.source
+        try:
+            source.check()
+        except TryLaterError:
+            await source.refreshed()
+            source.check()
+
+    def hold_exchange(
+        self, client: Client, headers: Headers, identity: Identity | None, *, by_itself: bool
+    ) -> AbstractContextManager[Held]:
+        """Hold an exchange with a token's identity, or a credential of the gateway's own, as a session: its answer may
+        have no end. Raise `GatepassError` if it is cut off already.
+        """
+        claims = None if identity is None else identity.claims
+        if claims is None and not by_itself:
+            return nullcontext(Held())
+        calls_itself = b" ".join(values_of(headers, b"user-agent")).decode("latin-1")
+        scopes = (identity and identity.scopes) or frozenset()
+        session = self.sessions.new_session("http", client, identity, calls_itself=calls_itself, scopes=scopes)
+        return self.sessions.hold(session, claims)
 
     def headers_upstream(self, headers: Headers, identity: Identity | None) -> Headers:
         """Return the header fields that the gateway gets to see for a request with these fields."""

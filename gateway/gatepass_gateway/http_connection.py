@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 import anyio
@@ -13,12 +12,11 @@ from anyio.abc import SocketStream
 from gatepass.daemon.logs import SeldomPerKey
 from gatepass.errors import ErrorCode, GatepassError
 from gatepass_gateway.gate import Gate
-from gatepass_gateway.headers import Headers, bearer_secret, connection_options, is_forwarding, values_of
+from gatepass_gateway.headers import Headers, bearer_secret, connection_options, is_forwarding
 from gatepass_gateway.http_exchange import exchange
 from gatepass_gateway.http_peer import HttpPeer
 from gatepass_gateway.refused import RefusedError
 from gatepass_gateway.secret_shape import is_gatepass_shaped
-from gatepass_gateway.sessions import Held
 from gatepass_gateway.trusted_proxy import Client, Identity, Request
 from gatepass_gateway.upstream import Way
 from gatepass_gateway.websocket_session import WebSocketRequest, serve_websocket
@@ -62,26 +60,18 @@ async def _serve_request(peer: HttpPeer, client: Client, gate: Gate, grace: floa
     _refuse_stray_secrets(event.target, headers, identity)
     if event.target == PING_TARGET:
         return await _answer_ping(peer)
-    gate.refuse_under_lock(client, brings_credential=any(name == b"authorization" for name, _ in headers))
     if _asks_for_websocket(event, headers):
         await serve_websocket(peer, _websocket_request(event, headers, client, identity), gate)
         return False
-    with _hold(gate, client, headers, identity) as held, held.interruptible():
+    by_itself = identity is None and gate.may_log_in_by_itself(client, event.target, headers)
+    if by_itself:
+        await gate.check_broker()
+    with gate.hold_exchange(client, headers, identity, by_itself=by_itself) as held, held.interruptible():
         _log.debug("request", uid=client.uid, method=event.method.decode(), user=identity and identity.user)
         way = Way.IDENTITY if identity else Way.ANONYMOUS
         fields = gate.headers_upstream(headers, identity)
         return await exchange(peer, event, fields, gate.upstream, way, body_seconds=gate.deadlines.body)
     raise held.cut or anyio.BrokenResourceError
-
-
-def _hold(gate: Gate, client: Client, headers: Headers, identity: Identity | None) -> AbstractContextManager[Held]:
-    """Hold an exchange with a token's identity as a session: its answer may have no end."""
-    if identity is None or identity.claims is None:
-        return nullcontext(Held())
-    calls_itself = b" ".join(values_of(headers, b"user-agent")).decode("latin-1")
-    scopes = identity.scopes or frozenset()
-    session = gate.sessions.new_session("http", client, identity, calls_itself=calls_itself, scopes=scopes)
-    return gate.sessions.hold(session, identity.claims)
 
 
 def _websocket_request(

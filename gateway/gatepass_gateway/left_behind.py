@@ -6,6 +6,7 @@ and cli/cron for the commands). Nothing here changes or ends what passes: a list
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -14,10 +15,10 @@ from typing import Any, Final, NamedTuple
 
 from gatepass.sessions import MAX_TEXT
 
-MAX_MESSAGE: Final = 1_048_576
-"""Bytes of the largest message that is read."""
+MAX_MESSAGE: Final = 262_144
+"""Bytes of the largest message that is read: a tenth of a second for ten of them at their worst."""
 _MAX_PENDING: Final = 1_024
-"""Requests without an answer; the oldest is forgotten."""
+"""Requests without an answer; more are not followed."""
 
 
 class Trace(NamedTuple):
@@ -72,7 +73,9 @@ class Watch:
     """Follows one session's requests. Messages are whole, as bytes of JSON."""
 
     def __init__(self) -> None:
-        self._pending: dict[str, list[_Method]] = {}
+        self._pending: dict[bytes, list[_Method]] = {}
+        """By a digest of the request's id, which can be as long as a message."""
+        self._count = 0
 
     @property
     def awaits_answer(self) -> bool:
@@ -89,12 +92,13 @@ class Watch:
             return False
         method, request_id = request.get("method"), request.get("id")
         known = _METHODS.get(method) if isinstance(method, str) else None
-        if known is not None and isinstance(request_id, str):
-            # One id may stand for several requests: only answers that fit take a request off.
-            self._pending.setdefault(request_id, []).append(known)
-            if len(self._pending) > _MAX_PENDING or len(self._pending[request_id]) > _MAX_PENDING:
-                oldest = next(iter(self._pending))
-                del self._pending[oldest]
+        if known is None or not isinstance(request_id, str):
+            return True
+        if self._count == _MAX_PENDING:
+            return False
+        # One id may stand for several requests: only an answer that fits takes one off, or a no to the only kind.
+        self._pending.setdefault(_digest(request_id), []).append(known)
+        self._count += 1
         return True
 
     def answer(self, message: bytes) -> Trace | None:
@@ -106,18 +110,29 @@ class Watch:
         except (ValueError, RecursionError):
             return None
         request_id, payload = answer.get("id"), answer.get("payload")
-        if answer.get("ok") is not True or not isinstance(request_id, str) or not isinstance(payload, dict):
+        if not isinstance(request_id, str) or answer.get("type") != "res":
             return None
-        for method in self._pending.get(request_id, []):
+        methods = self._pending.get(_digest(request_id), [])
+        if answer.get("ok") is False and len(set(map(id, methods))) == 1:
+            self._done(request_id, methods[0])
+        if answer.get("ok") is not True or not isinstance(payload, dict):
+            return None
+        for method in methods:
             if name := _name(method, payload):
                 self._done(request_id, method)
                 return Trace(method.kind, name, _removal(method, name))
         return None
 
     def _done(self, request_id: str, method: _Method) -> None:
-        self._pending[request_id].remove(method)
-        if not self._pending[request_id]:
-            del self._pending[request_id]
+        self._count -= 1
+        digest = _digest(request_id)
+        self._pending[digest].remove(method)
+        if not self._pending[digest]:
+            del self._pending[digest]
+
+
+def _digest(request_id: str) -> bytes:
+    return hashlib.sha256(request_id.encode("utf-8", "surrogatepass")).digest()
 
 
 def _parse(message: bytes) -> dict[str, Any]:

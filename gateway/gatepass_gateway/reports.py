@@ -67,6 +67,11 @@ class Reports:
         del self._left_behind[0]
         return False
 
+    @property
+    def has_closed(self) -> bool:
+        """Whether sessions have ended that the next report has no room for."""
+        return bool(self._closed)
+
     def due_at(self) -> float:
         """Return when there is something to tell: infinity if there is nothing."""
         if self._closed or self._left_behind:

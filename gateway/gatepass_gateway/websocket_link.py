@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from fcntl import ioctl
+from termios import TIOCOUTQ
 from typing import Final, NamedTuple
 
 import anyio
-from anyio.abc import SocketStream
+from anyio.abc import SocketAttribute, SocketStream
 
 from gatepass_gateway.connect_frame import MAX_CONNECT_FRAME
 from gatepass_gateway.http_peer import BROKEN, READ_SIZE
@@ -29,7 +35,16 @@ _MAX_FRAGMENTS: Final = 1_024
 """Of one message: empty ones cost memory and never reach its limit in bytes."""
 
 _CLOSE_SECONDS: Final = 2
+"""For the peer to take a close frame and to close."""
 
+_CUT_SECONDS: Final = 0.5
+"""The same, from the moment in which the session is cut: its acknowledgement waits."""
+
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+"""`struct linger` (socket(7)): do not send what is unsent, reset the connection."""
+
+_NO_SOCKET: Final = (OSError, ValueError, AttributeError)
+"""What the socket of a connection that the event loop has closed by itself raises: each loop another."""
 
 _NEVER_SENT: Final = frozenset({1004, 1005, 1006, 1015})
 """Close codes that no frame may carry (RFC 6455 section 7.4.1)."""
@@ -111,21 +126,59 @@ class WebSocketLink:
         if self._closed:
             return
         self._closed = True
-        with contextlib.suppress(*BROKEN), anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+        async with _finishing():
             await self.stream.send(encode_close(code, reason, masked=self._masks))
-            await self.linger()
+            await self._drain()
 
     async def linger(self) -> None:
         """Say that nothing more comes, and take what the peer still sends, for a moment.
 
         To close at once with something unread makes the kernel reset the connection, and the peer lose the last frame.
         """
-        with contextlib.suppress(*BROKEN, RuntimeError):  # RuntimeError: uvloop has closed it already
-            with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
-                await self.stream.send_eof()
-                while True:
-                    await self.stream.receive(READ_SIZE)
+        async with _finishing():
+            await self._drain()
+
+    async def _drain(self) -> None:
+        await self.stream.send_eof()
+        while True:
+            await self.stream.receive(READ_SIZE)
+
+    @property
+    def holds_unsent(self) -> bool:
+        """Whether the kernel has bytes for the peer that it has not acknowledged (SIOCOUTQ of tcp(7))."""
+        try:
+            own = self.stream.extra(SocketAttribute.raw_socket)
+            return any(ioctl(own.fileno(), TIOCOUTQ, bytes(4)))
+        except _NO_SOCKET:
+            return False
+
+    async def reset(self) -> None:
+        """End the connection at once; what is unsent is dropped, here and in the kernel."""
+        self._closed = True
+        with contextlib.suppress(*_NO_SOCKET):
+            own = self.stream.extra(SocketAttribute.raw_socket)
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        await anyio.aclose_forcefully(self.stream)
 
     def take_rest(self) -> bytes:
         """Return what was received beyond the frames that were read, for a relay to begin with."""
         return self._reader.take_rest()
+
+
+@asynccontextmanager
+async def _finishing() -> AsyncIterator[None]:
+    """Run the block until the peer is gone, for `_CLOSE_SECONDS`, or `_CUT_SECONDS` after its caller is cancelled."""
+    bound = anyio.move_on_after(_CLOSE_SECONDS, shield=True)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_hasten, bound)
+        with bound, contextlib.suppress(*BROKEN, RuntimeError):  # RuntimeError: uvloop has closed it already
+            yield
+        tasks.cancel_scope.cancel()
+
+
+async def _hasten(bound: anyio.CancelScope) -> None:
+    """Shorten `bound`, which is shielded, once this task is cancelled."""
+    try:
+        await anyio.sleep_forever()
+    finally:
+        bound.deadline = min(bound.deadline, anyio.current_time() + _CUT_SECONDS)

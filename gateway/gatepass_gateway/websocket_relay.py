@@ -21,6 +21,9 @@ from gatepass_gateway.ws_frames import CloseCode, FrameTracker, MessageTap, WebS
 _END_SECONDS: Final = 0.5
 """For each end to take the last frame; beyond, its connection is cut."""
 
+MAX_FRAMES_AT_ONCE: Final = 64
+"""In one turn of the loop: a read can hold ten thousand empty ones, and a user can have a hundred connections."""
+
 
 class Watcher:
     """Looks at the messages that pass, beside the relay, for what they leave behind."""
@@ -37,7 +40,7 @@ class Watcher:
             max_payload=MAX_MESSAGE,
             is_wanted=(lambda: True) if from_client else (lambda: self._watch.awaits_answer),
             on_message=self._request if from_client else self._answer,
-            on_too_big=self._on_unread if from_client else lambda: None,
+            on_too_big=self._on_unread,
         )
 
     def _request(self, message: bytes) -> None:
@@ -59,22 +62,24 @@ class _Direction:
         self._sink = sink
         self._from_client = from_client
         self._tracker = watcher.tracker(from_client=from_client) if watcher else FrameTracker(masked=from_client)
-        self._sending = False
+        self.is_sending = False
+        """Whether there is something that the sink has not taken, and where it stops is not known."""
 
     async def pump(self) -> None:
         """Pass bytes on until the source ends, which raises `EndOfStream`; `WebSocketError` if they are no frames."""
         data = self._source.take_rest()
         while True:
-            if data:
-                self._sending = True
-                self._tracker.advance(data)
-                await self._sink.send(data)
-                self._sending = False
+            while data:
+                self.is_sending = True
+                size = self._tracker.advance(data, MAX_FRAMES_AT_ONCE)
+                await self._sink.send(data[:size])
+                self.is_sending = False
+                data = data[size:]
             data = await self._source.stream.receive(READ_SIZE)
 
     async def end(self, code: CloseCode, reason: str) -> None:
         """Tell the sink that the session is over; without a word where that would fall into the middle of a frame."""
-        if self._sending or not self._tracker.at_boundary:
+        if self.is_sending or not self._tracker.at_boundary:
             return
         with anyio.move_on_after(_END_SECONDS, shield=True), contextlib.suppress(*BROKEN):
             await self._sink.send(encode_close(code, reason, masked=self._from_client))
@@ -96,6 +101,8 @@ async def relay(
             code, reason = error.close_code, error.reason
     if held.cut:
         code, reason = CloseCode.POLICY_VIOLATION, f"gatepass: {held.cut.message}"
+        if up.is_sending or server.holds_unsent:
+            await server.reset()
     await down.end(code, reason)  # the client first: with many sessions at once it would wait for all other ends
     await up.end(code, reason)
     held.finish()

@@ -8,7 +8,7 @@ frame nothing else of the client passes: no second `connect` can slip by unread.
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, ExitStack, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, nullcontext
 from functools import partial
 from typing import Final, NamedTuple, NoReturn
 
@@ -68,14 +68,30 @@ class WebSocketRequest(NamedTuple):
 
 async def serve_websocket(client: HttpPeer, request: WebSocketRequest, gate: Gate) -> None:
     """Serve the WebSocket that `request` asks for until it ends. Raise `GatepassError` if it cannot be opened."""
-    with ExitStack() as held:
-        share = None if request.identity else held.enter_context(gate.shares.hold(request.client))
-        async with await gate.upstream.connect(Way.IDENTITY if request.identity else Way.ANONYMOUS) as stream:
-            server = HttpPeer(stream, h11.CLIENT)
+    by_itself = request.identity is None and _may_log_in_by_itself(request, gate)
+    if by_itself:
+        await gate.check_broker()
+    async with AsyncExitStack() as opened:
+        share = None if request.identity else opened.enter_context(gate.shares.hold(request.client))
+        link = None
+        # What the gateway answers instead of a WebSocket may have no end.
+        with (
+            gate.hold_exchange(request.client, request.headers, request.identity, by_itself=by_itself) as held,
+            held.interruptible(),
+        ):
+            stream = await gate.upstream.connect(Way.IDENTITY if request.identity else Way.ANONYMOUS)
+            server = HttpPeer(await opened.enter_async_context(stream), h11.CLIENT)
             fields = gate.headers_upstream(request.headers, request.identity)
             if await pass_upgrade(client, server, request.upgrade, fields, seconds=gate.deadlines.login):
-                session = _Session(websocket_link(client, peer_is_client=True), request, gate, share)
-                await session.run(websocket_link(server, peer_is_client=False))
+                link = websocket_link(server, peer_is_client=False)
+        if held.cut:
+            raise held.cut
+        if link is not None:
+            await _Session(websocket_link(client, peer_is_client=True), request, gate, share).run(link)
+
+
+def _may_log_in_by_itself(request: WebSocketRequest, gate: Gate) -> bool:
+    return gate.may_log_in_by_itself(request.client, request.upgrade.target, request.headers)
 
 
 class _Session:
@@ -167,10 +183,13 @@ class _Session:
         return sessions.hold(session, identity and identity.claims)
 
     def _logs_in_by_itself(self, frame: ConnectFrame) -> bool:
-        """Whether the frame is a local operator's, or makes one, with a credential of the gateway's own."""
+        """Whether it is a local operator, or makes one, with a credential of the gateway's own, be it the upgrade's."""
         if self._request.client.is_reverse_proxy:
             return False
-        return frame.brings_setup_code or (frame.role == OPERATOR_ROLE and frame.brings_credential)
+        return frame.brings_setup_code or (
+            frame.role == OPERATOR_ROLE
+            and (frame.brings_credential or _may_log_in_by_itself(self._request, self._gate))
+        )
 
     def _watcher(self, held: Held) -> Watcher | None:
         session = held.session
@@ -232,12 +251,7 @@ class _Session:
                 "a local operator logs in with a gatepass token here, not with a device token; to allow this user "
                 "both, name it in [device_logins] of the gateway proxy's configuration",
             )
-        source = self._gate.authenticator.source
-        try:
-            source.check()
-        except TryLaterError:
-            await source.refreshed()
-            source.check()
+        await self._gate.check_broker()
 
     def _open_with(self, identity: Identity) -> AbstractAsyncContextManager[WebSocketLink]:
         """Open a connection that carries the identity, at the same path; the query may hold anything."""

@@ -167,16 +167,20 @@ class FrameTracker:
         """Whether what was seen so far ends with a whole frame."""
         return not self._head and not self._payload_left
 
-    def advance(self, data: bytes) -> None:
-        """Take what is passed on. Raise `WebSocketError` where it is not a sequence of frames."""
-        position = 0
-        while position < len(data):
+    def advance(self, data: bytes, max_frames: int | None = None) -> int:
+        """Take what is passed on, up to the end of the frame number `max_frames` in it. Return how many bytes that is.
+
+        Raise `WebSocketError` where it is not a sequence of frames.
+        """
+        position = frames = 0
+        while position < len(data) and frames != max_frames:
             if self._payload_left:
                 step = min(self._payload_left, len(data) - position)
                 self._payload_left -= step
                 self._pass(data, position, position + step)
                 position += step
                 if not self._payload_left:
+                    frames += 1
                     self._end()
                 continue
             # A header has at most 14 bytes; taking them in one slice costs less than taking them one by one.
@@ -184,13 +188,15 @@ class FrameTracker:
             self._head += data[position : position + 14 - known]
             head = _parse_head(self._head, masked=self._masked)
             if head is None:
-                return
+                return len(data)
             position += head.size - known
             self._payload_left = head.length
             self._head.clear()
             self._begin(head)
             if not head.length:
+                frames += 1
                 self._end()
+        return position
 
     def _begin(self, head: _Head) -> None:
         """Take note that a frame begins."""

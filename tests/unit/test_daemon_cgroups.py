@@ -149,3 +149,38 @@ def test_this_machines_tree_can_be_read() -> None:
     root = tree.id("/")
     if root is not None:
         assert tree.path(root) == "/"
+
+
+def test_31_what_was_looked_for_in_vain_is_not_looked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user can have sockets in cgroups that are gone, tokens of units that are gone, and cgroups without end."""
+    unit = make(tmp_path, "/user.slice/a.service")
+    for number in range(200):
+        make(tmp_path, f"/user.slice/a.service/{number}/x")
+    read: list[str] = []
+    children = cgroups._children
+
+    def counted(directory: str) -> object:
+        read.append(directory)
+        return children(directory)
+
+    monkeypatch.setattr(cgroups, "_children", counted)
+    monkeypatch.setattr(cgroups, "MOST_READ", 20)
+    tree = CgroupTree(str(tmp_path))
+    tree.path(unit)
+    read.clear()
+    for _ in range(5):
+        assert not tree.is_within(1, unit)
+    assert len(read) <= cgroups.MOST_READ_WITHIN
+    read.clear()
+    for inner in range(50):
+        assert not tree.is_within(inner + 10, 2)
+    assert len(read) <= 20
+
+
+def test_31_a_directory_without_end_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroups, "MOST_CHILDREN", 5)
+    ids = {make(tmp_path, f"/{number}") for number in range(20)}
+    tree = CgroupTree(str(tmp_path))
+    assert sum(tree.path(cgroup) is not None for cgroup in ids) == 5

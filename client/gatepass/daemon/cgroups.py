@@ -10,18 +10,23 @@ import os
 import re
 from collections import OrderedDict, deque
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 MOST_KEPT: Final = 1_024
 """Paths that are remembered; the oldest is forgotten for a new one."""
 MOST_READ: Final = 2_048
 """Directories that are read in search of an id: users can make any number of them."""
+MOST_READ_WITHIN: Final = 64
+"""Likewise beneath one cgroup, where its own user is the only one who makes any."""
+MOST_CHILDREN: Final = 4_096
+"""Cgroups that are looked at in one directory."""
 
 _MOUNTINFO: Final = Path("/proc/self/mountinfo")
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
-_Value = TypeVar("_Value")
+_Key = TypeVar("_Key")
 
 
 def hierarchy_root(mountinfo: str) -> str | None:
@@ -44,6 +49,11 @@ class CgroupTree:
         self._root = root
         self._paths: OrderedDict[int, str] = OrderedDict()
         self._ended: OrderedDict[int, None] = OrderedDict()
+        """Ids that are in no directory of the whole tree."""
+        self._unfound: OrderedDict[int, None] = OrderedDict()
+        """Ids of which `is_within` could not find where they are."""
+        self._outside: OrderedDict[tuple[int, int], None] = OrderedDict()
+        """Pairs of which the first was not found within the second. No cgroup ever moves (cgroups(7))."""
 
     @classmethod
     def of_this_machine(cls) -> CgroupTree:
@@ -65,54 +75,71 @@ class CgroupTree:
         `cgroup` is the id of one that there is or was: once it is not there, it is not looked for again.
         """
         known = self._known(cgroup)
-        return self._find(cgroup, "/") if known is None and cgroup not in self._ended else known
+        return self._find(cgroup, "/", MOST_READ) if known is None and cgroup not in self._ended else known
 
     def is_within(self, inner: int, outer: int) -> bool:
-        """Whether the cgroup with the id `inner` is `outer` or lies beneath it. What is not found does not."""
+        """Whether the cgroup with the id `inner` is `outer` or lies beneath it. What is not found does not.
+
+        What was looked for in vain is not looked for again: whoever asks could have us search all the time.
+        """
         if inner == outer:
             return True
+        if outer in self._unfound or (inner, outer) in self._outside:
+            return False
+        if self._lies_beneath(inner, outer):
+            return True
+        _keep(self._outside, (inner, outer))
+        return False
+
+    def _lies_beneath(self, inner: int, outer: int) -> bool:
         above = self.path(outer)
         if above is None:
+            _keep(self._unfound, outer)
             return False
         known = self._known(inner)
         if known is not None:
             return known.startswith(above if above == "/" else f"{above}/")
-        return self._find(inner, above) is not None
+        return self._find(inner, above, MOST_READ_WITHIN) is not None
 
     def _known(self, cgroup: int) -> str | None:
         path = self._paths.get(cgroup)
         return path if path is not None and self.id(path) == cgroup else None
 
-    def _find(self, cgroup: int, top: str) -> str | None:
-        """Return the path of `cgroup` at or beneath `top`. What is seen on the way is remembered.
+    def _find(self, cgroup: int, top: str, most: int) -> str | None:
+        """Return the path of `cgroup` at or beneath `top`, if it is found in as many directories as `most`.
 
         The nearest are looked at first, so what users make for themselves comes after the system's.
         """
-        waiting, reads = deque([top]), 0
-        if self._remember(self.id(top), top) == cgroup:
-            return top
-        while waiting and reads < MOST_READ:
-            path, reads = waiting.popleft().rstrip("/"), reads + 1
+        if self._root is None:
+            return None
+        if self.id(top) == cgroup:
+            return self._remember(cgroup, top)
+        waiting, reads = deque([top.rstrip("/")]), 0
+        while waiting and reads < most:
+            path, reads = waiting.popleft(), reads + 1
             for entry in _children(f"{self._root}{path}"):
                 below = f"{path}/{entry.name}"
-                if self._remember(entry.inode(), below) == cgroup:
-                    return below
+                if entry.inode() == cgroup:
+                    return self._remember(cgroup, below)
                 if _has_children(entry):
                     waiting.append(below)
         if not waiting and top == "/":
-            _keep(self._ended, cgroup, None)
+            _keep(self._ended, cgroup)
         return None
 
-    def _remember(self, cgroup: int | None, path: str) -> int | None:
-        if cgroup is not None:
-            _keep(self._paths, cgroup, path)
-        return cgroup
+    def _remember(self, cgroup: int, path: str) -> str:
+        self._paths[cgroup] = path
+        _bound(self._paths)
+        return path
 
 
-def _keep(kept: OrderedDict[int, _Value], cgroup: int, value: _Value) -> None:
+def _keep(kept: OrderedDict[_Key, None], key: _Key) -> None:
     """Remember the newest."""
-    kept[cgroup] = value
-    kept.move_to_end(cgroup)
+    kept[key] = None
+    _bound(kept)
+
+
+def _bound(kept: OrderedDict[Any, Any]) -> None:
     if len(kept) > MOST_KEPT:
         kept.popitem(last=False)
 
@@ -120,7 +147,8 @@ def _keep(kept: OrderedDict[int, _Value], cgroup: int, value: _Value) -> None:
 def _children(directory: str) -> list[os.DirEntry[str]]:
     """Return the cgroups in a cgroup, which can end at any time."""
     with suppress(OSError), os.scandir(directory) as entries:
-        return [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+        children = (entry for entry in entries if entry.is_dir(follow_symlinks=False))
+        return list(islice(children, MOST_CHILDREN))
     return []
 
 

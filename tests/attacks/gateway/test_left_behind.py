@@ -46,7 +46,7 @@ CRON_JOB = [("cron job", "job-1", "openclaw cron rm job-1")]
         json.dumps(ADD).replace('"method"', '"method":"health","method"'),
         json.dumps(dict(reversed(ADD.items()))),
         json.dumps(ADD, indent=4),
-        json.dumps({**ADD, "params": "é" * 400_000}, ensure_ascii=False),
+        json.dumps({**ADD, "params": "é" * 100_000}, ensure_ascii=False),
         json.dumps({**ADD, "id": "7" * 5_000}),
         json.dumps(ADD)[:-1] + ', "more": ' + "9" * 5_000 + "}",
         [json.dumps(ADD)[:20], json.dumps(ADD)[20:40], "", json.dumps(ADD)[40:]],

@@ -15,12 +15,13 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from gatepass.client import Client
 from gatepass_broker import acceptor as acceptor_module
 from gatepass_broker import peer as peer_module
 from gatepass_broker.acceptor import Acceptor
 from gatepass_broker.peer import pidfds_come_with_connections
 from gatepass_broker.pidfd import boottime
-from support.broker import BrokerProcess, RawClient, ask, in_thread, running_broker
+from support.broker import BrokerProcess, RawClient, error_code, in_thread, running_broker
 from support.seccomp import can_refuse
 
 TICK = 10**9 // os.sysconf("SC_CLK_TCK")
@@ -197,7 +198,7 @@ async def test_a_broker_on_such_a_kernel_knows_its_caller_on_the_second_connecti
     async with running_broker(tmp_path) as broker:
         connections = broker.server.house.registry
         with RawClient(broker.socket) as first:
-            assert (await in_thread(lambda: first.ask(op="issue")))["ok"]
+            assert error_code(await in_thread(lambda: first.ask(op="issue"))) == "connect_again"
             with RawClient(broker.socket) as second:
                 assert (await in_thread(lambda: second.ask(op="issue")))["ok"]
                 callers = [peer.caller for peer in (one._peer for one in connections.everyone()) if peer is not None]
@@ -219,4 +220,5 @@ def test_a_broker_process_on_an_old_kernel_serves(tmp_path: Path, kernel: str, l
     prefix = [*env, sys.executable, "-c", script, kernel]
     with BrokerProcess(tmp_path, prefix=prefix, options=["--loop", loop]) as broker:
         for _ in range(3):
-            assert ask(broker.socket, op="issue")["ok"]
+            with Client(str(broker.socket)) as client:
+                assert client.issue().token

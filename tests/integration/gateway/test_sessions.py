@@ -89,6 +89,18 @@ async def test_many_sessions_are_reported_in_parts_that_fit(tmp_path: Path, monk
         assert [len(report["opened"]) for report in broker.reports if report["opened"]] == [10, 10, 5]
 
 
+async def test_a_change_is_confirmed_after_the_last_session_that_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "MOST", 2)
+    async with running_followed(tmp_path) as (gateway, broker), AsyncExitStack() as clients:
+        for _ in range(7):
+            await clients.enter_async_context(gateway.login())
+        await broker.has_sessions(7)
+        await broker.revoke(Cut.ALL)
+        assert len(broker.closed_by(broker.seq)) == 7
+
+
 @pytest.mark.parametrize(
     ("by", "value"),
     [

@@ -58,7 +58,6 @@ def test_what_is_no_json_is_said_to_be_unread(message: bytes) -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        answer({"id": "j"}, ok=False),
         answer({"id": "j"}, ok=1),
         answer({"id": 1}),
         answer({"id": ""}),
@@ -76,6 +75,31 @@ def test_an_answer_that_does_not_fit_leaves_the_request_open(message: bytes) -> 
     watch.request(request())
     assert watch.answer(message) is None
     assert watch.awaits_answer
+
+
+def test_a_no_ends_the_wait_unless_the_id_stands_for_requests_of_several_kinds() -> None:
+    watch = Watch()
+    watch.request(request())
+    watch.answer(answer({}, ok=False))
+    assert not watch.awaits_answer
+    watch.request(request("device.token.rotate"))
+    watch.request(request())
+    watch.answer(answer({}, ok=False))
+    assert watch.answer(answer({"id": "j"})) is not None
+
+
+def test_an_id_of_any_length_takes_no_more_memory_than_another() -> None:
+    watch = Watch()
+    watch.request(request(request_id="x" * 200_000))
+    assert sum(map(len, watch._pending)) < 100
+    assert watch.answer(answer({"id": "j"}, request_id="x" * 200_000)) is not None
+
+
+def test_a_request_that_is_not_followed_any_more_is_said_to_be_unread() -> None:
+    watch = Watch()
+    assert all(watch.request(request(request_id=str(number))) for number in range(1_024))
+    assert not watch.request(request(request_id="one more"))
+    assert watch.answer(answer({"id": "j"}, request_id="0")) is not None
 
 
 def test_no_number_of_requests_takes_memory_without_end() -> None:
