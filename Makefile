@@ -25,9 +25,9 @@ setup: .venv/.ready  ## make .venv with what the lock file names
 demo: setup  ## show in a table who gets in at a gateway; OPENCLAW=1 with the real OpenClaw, from npm
 	@PYTHONPATH=tests $(RUN) demo $(if $(filter-out 0,$(OPENCLAW)),--openclaw)
 
-# Two workers for each processor: half of a test's time is waiting for processes and deadlines.
+# One worker more than processors: a third of a test's time is waiting for processes and deadlines.
 test: setup  ## everything but the end-to-end tests, in under two minutes
-	@$(RUN) pytest -q -n $$((2 * $$(nproc))) --dist worksteal
+	@$(RUN) pytest -q -n $$((1 + $$(nproc))) --dist worksteal --loops one
 
 check: setup  ## formatting, lint, types, import contracts
 	@$(RUN) ruff format --check --quiet . || { $(RUN) ruff format --diff .; exit 1; }
@@ -36,6 +36,7 @@ check: setup  ## formatting, lint, types, import contracts
 	@.venv/bin/lint-imports
 
 e2e: setup  ## the real OpenClaw, from npm into a cache outside the checkout; root for the tests with several users
+	@$(RUN) pytest -q -n $$((1 + $$(nproc))) --dist worksteal --loops other
 	@$(RUN) pytest -q -p no:cacheprovider --timeout 300 tests/e2e
 
 format: setup  ## write what `check` asks for

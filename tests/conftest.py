@@ -1,12 +1,45 @@
-"""What every test shares: async tests run on both event loops that gatepass runs on."""
+"""What every test shares: async tests run on both event loops that gatepass runs on.
+
+On one of them in `make test`, half of the tests on each; on the other one in `make e2e`, which has more time.
+"""
 
 from __future__ import annotations
 
+import os
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from blockbuster import blockbuster_ctx
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Say which loops async tests run on."""
+    parser.addoption("--loops", choices=("one", "other", "both"), default="both", help="event loops of async tests")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the other one of each test's two loops, or with `--loops other` whatever `--loops one` runs."""
+    loops = config.getoption("--loops")
+    if loops == "both":
+        return
+    chosen: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
+    for item in items:
+        (chosen if _is_of_the_one_run(item) is (loops == "one") else left_out).append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = chosen
+
+
+def _is_of_the_one_run(item: pytest.Item) -> bool:
+    """Whether a test is without a loop, or on the one that its name chooses for it."""
+    callspec = getattr(item, "callspec", None)
+    backend = None if callspec is None else callspec.params.get("anyio_backend")
+    if not isinstance(backend, tuple):  # none, or the one loop that it is for
+        return True
+    name = item.nodeid.replace("uvloop", "").replace("asyncio", "")
+    return backend[1]["use_uvloop"] is bool(zlib.crc32(name.encode()) % 2)
 
 
 @pytest.fixture(
@@ -19,6 +52,15 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """Run each async test once on each loop."""
     backend: tuple[str, dict[str, Any]] = request.param
     return backend
+
+
+@pytest.fixture(autouse=True)
+def _the_umask_stays() -> Iterator[None]:
+    """Undo what a daemon's command, run within a test, does to the whole process: later tests make files for others."""
+    umask = os.umask(0o022)
+    os.umask(umask)
+    yield
+    os.umask(umask)
 
 
 @pytest.fixture(autouse=True)

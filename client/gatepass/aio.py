@@ -137,7 +137,7 @@ class AsyncClient:
         patience = Patience(self.timeout)
         while True:
             try:
-                with anyio.fail_after(patience.remaining()):
+                with anyio.fail_after(patience.for_attempt()):
                     async with self._lock:
                         return await self._attempt(operation)
             except (OSError, GatepassError) as error:

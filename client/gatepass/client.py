@@ -184,7 +184,7 @@ class Client:
 
     def _attempt(self, operation: Operation, patience: Patience) -> Message:
         """Take a turn, and give the connection up unless the reply was read and does not ask for another one."""
-        if not self._lock.acquire(timeout=patience.remaining()):
+        if not self._lock.acquire(timeout=patience.for_attempt()):
             raise TimeoutError
         try:
             return self._exchange(operation, patience)

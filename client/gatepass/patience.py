@@ -42,6 +42,7 @@ class Patience:
         self._deadline = clock() + timeout
         self._delay = FIRST_DELAY
         self._cut_off = False
+        self._last: Exception | None = None
 
     def remaining(self) -> float:
         """Return the seconds that are left. Raise `TimeoutError` if none are."""
@@ -50,6 +51,16 @@ class Patience:
             raise TimeoutError
         return left
 
+    def for_attempt(self) -> float:
+        """Return the seconds that are left for one more attempt. If none are, raise what ended the last one.
+
+        The wait for it can take longer than it should, on a busy machine; that is not the broker's silence.
+        """
+        try:
+            return self.remaining()
+        except TimeoutError:
+            raise self._last or TimeoutError from None
+
     def delay_after(self, error: Exception) -> float:
         """Return the seconds to wait before trying again after `error`, or raise it if that makes no sense.
 
@@ -57,7 +68,7 @@ class Patience:
         the request may be what ended the broker. A broker that names a time is asked again then, not earlier. One that
         wants another connection made is asked again on that, which the caller sees to.
         """
-        delay = self._wanted_delay(error)
+        delay, self._last = self._wanted_delay(error), error
         if delay is None or self._clock() + delay >= self._deadline:
             raise error
         return delay

@@ -86,3 +86,16 @@ def test_no_time_left_is_a_timeout() -> None:
     clock.now += 1
     with pytest.raises(TimeoutError):
         patience.remaining()
+
+
+def test_a_wait_that_took_too_long_leaves_the_reason_that_there_was() -> None:
+    clock = Clock()
+    patience = Patience(5.0, clock)
+    assert patience.for_attempt() == 5
+    error = FileNotFoundError()
+    patience.delay_after(error)
+    assert patience.for_attempt() == 5
+    clock.now += 6
+    with pytest.raises(FileNotFoundError) as caught:
+        patience.for_attempt()
+    assert caught.value is error
