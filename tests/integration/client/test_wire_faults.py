@@ -121,10 +121,11 @@ async def test_a_broker_that_says_so_is_asked_again_on_a_new_connection(kind: st
 async def test_and_is_not_asked_for_longer_than_the_patience_lasts(kind: str, tmp_path: Path) -> None:
     with (
         scripted(tmp_path / "s", always(lambda talk: talk.refuse("connect_again", "too early"))) as peer,
-        pytest.raises(TryLaterError, match="too early") as caught,
+        pytest.raises(GatepassError) as caught,
     ):
-        await call(kind, tmp_path / "s", "issue", patience=0.1)
-    assert caught.value.code is ErrorCode.CONNECT_AGAIN
+        await call(kind, tmp_path / "s", "issue", patience=0.3)
+    # On a busy machine its time may be over while the last request is under way.
+    assert caught.value.code in (ErrorCode.CONNECT_AGAIN, ErrorCode.TIMEOUT)
     assert peer.connections > 1
 
 
