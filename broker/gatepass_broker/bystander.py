@@ -9,7 +9,7 @@ from typing import Final
 
 from gatepass.daemon.processes import has_exited, pidfs_inode
 from gatepass_broker.caller import Caller
-from gatepass_broker.peer import overflow_gid, overflow_uid
+from gatepass_broker.peer import account
 from gatepass_broker.places import Places
 
 _EFFECTIVE: Final = 1
@@ -27,9 +27,7 @@ def caller_of_process(pid: int, places: Places) -> Caller | None:
         uid, gid = (_numbers(status, name)[_EFFECTIVE] for name in ("Uid", "Gid"))
         place = places.find(pidfd, pid)
         caller = Caller(
-            uid=None if uid == overflow_uid() else uid,
-            gid=None if gid == overflow_gid() else gid,
-            groups=frozenset(_numbers(status, "Groups")) - {overflow_gid()},
+            *account(uid, gid, frozenset(_numbers(status, "Groups"))),
             pid=pid,
             process=pidfs_inode(pidfd),
             cgroup=place.cgroup,

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from gatepass_broker.caller import Cgroup
+from gatepass_broker.names import UNIT_TYPES
 
-_UNIT: Final = re.compile(r"[A-Za-z0-9:_.\\-][A-Za-z0-9:_.\\@-]*\.(?:service|scope|socket|mount|swap)", re.ASCII)
+_UNIT: Final = re.compile(rf"[A-Za-z0-9:_.\\-][A-Za-z0-9:_.\\@-]*\.(?:{'|'.join(UNIT_TYPES)})", re.ASCII)
 """systemd.unit(5): what a unit of these types can be called."""
 _USER_MANAGER: Final = re.compile(r"user@(0|[1-9][0-9]{0,9})\.service", re.ASCII)
 _SLICE: Final = ".slice"

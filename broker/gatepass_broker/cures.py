@@ -17,7 +17,7 @@ from gatepass.messages import Binding, IssueRequest
 from gatepass_broker.caller import Caller
 from gatepass_broker.judge import Rules
 from gatepass_broker.names import is_audience, is_literal_unit, is_scope
-from gatepass_broker.policy import Grant, Selector, agree, can_bind
+from gatepass_broker.policy import Grant, Selector, agree, asked_binding, can_bind
 
 DEFAULT_SCOPES: Final = ("operator.read",)
 """What a rule is proposed with where the request names none: the least that is of use."""
@@ -84,7 +84,7 @@ def _beyond(attempt: Attempt, grant: Grant) -> Iterator[Message]:
         yield _cure("request", f"ask for what the rule '{grant.rule}' gives", arguments=arguments)
     if attempt.rules.source is not None and (nearest is None or _can_be_granted(attempt)):
         yield _policy(attempt)
-    for binding in sorted({grant.binding, _asked(attempt.request)} - {Binding.UID}):
+    for binding in sorted({grant.binding, asked_binding(attempt.request)} - {Binding.UID}):
         if not can_bind(binding, attempt.caller):
             yield _cure("caller", _BINDABLE[binding])
 
@@ -109,7 +109,7 @@ def _nearest(attempt: Attempt, grant: Grant) -> IssueRequest | None:
         audience=None if request.audience is None else _audience(request.audience, grant),
         scope=scope,
         ttl=None if request.ttl is None else min(request.ttl, grant.max_ttl),
-        binding=None if request.binding is None else _bindable(_asked(request), attempt.caller).value,
+        binding=None if request.binding is None else _bindable(asked_binding(request), attempt.caller).value,
     )
     try:
         agree(nearest, grant, attempt.rules.default_ttl, attempt.caller)
@@ -120,10 +120,6 @@ def _nearest(attempt: Attempt, grant: Grant) -> IssueRequest | None:
 
 def _audience(wanted: str, grant: Grant) -> str:
     return wanted if wanted in grant.audiences else grant.audiences[0]
-
-
-def _asked(request: IssueRequest) -> Binding:
-    return Binding.UID if request.binding is None else Binding(request.binding)
 
 
 def _bindable(wanted: Binding, caller: Caller) -> Binding:
@@ -139,7 +135,7 @@ def _can_be_granted(attempt: Attempt) -> bool:
         (request.audience is None or is_audience(request.audience))
         and all(map(is_scope, split_scope(request.scope or "")))
         and (request.ttl is None or request.ttl <= attempt.rules.max_ttl)
-        and can_bind(_asked(request), attempt.caller)
+        and can_bind(asked_binding(request), attempt.caller)
     )
 
 
@@ -206,7 +202,7 @@ def _gives(attempt: Attempt) -> Mapping[str, Any]:
             **({"audiences": audiences} if audiences else {}),
             "scopes": scopes if request.scope is not None else [*DEFAULT_SCOPES],
             "max_ttl": min(request.ttl or rules.default_ttl, rules.max_ttl),
-            "bind": _bindable(_asked(request), attempt.caller).value,
+            "bind": _bindable(asked_binding(request), attempt.caller).value,
         }
     return {
         "audiences": _together(grant.audiences, audiences),

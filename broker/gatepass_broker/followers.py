@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterable
 from typing import Final, NamedTuple
 
 from gatepass.errors import DeniedError, ErrorCode, ProtocolError
-from gatepass.frames import Message
+from gatepass.frames import Message, encode_frame
 from gatepass.messages import ReportRequest
 from gatepass.sessions import LeftBehind, Session, record_from_wire, record_to_wire
 
@@ -128,7 +128,7 @@ def _as_many_as_fit(name: str, entries: list[Message]) -> Message:
     """Return the first entries, and how many `more` there are."""
     room, shown = ANSWER_BYTES, 0
     for entry in entries:
-        room -= sum(len(key) + len(str(value).encode()) + 8 for key, value in entry.items())
+        room -= len(encode_frame(entry))
         if room < 0:
             break
         shown += 1

@@ -14,11 +14,11 @@ _SCOPE: Final = re.compile(f"{_SCOPE_CHARACTERS}+")
 _SCOPE_PATTERN: Final = re.compile(rf"(?:{_SCOPE_CHARACTERS}|\*)+")
 _AUDIENCE: Final = re.compile(r"[\x21-\x7e]+")
 
-_UNIT_TYPES: Final = ("service", "scope", "socket", "mount", "swap")
+UNIT_TYPES: Final = ("service", "scope", "socket", "mount", "swap")
 """Those that can have processes: systemd.unit(5), systemd.exec(5), systemd.scope(5)."""
 _UNIT_CHARACTERS: Final = r"[A-Za-z0-9:_.\\@-]"
 _MAX_UNIT: Final = 255
-_UNIT: Final = re.compile(rf"(?:{_UNIT_CHARACTERS}|\*)+\.(?:{'|'.join(_UNIT_TYPES)})")
+_UNIT: Final = re.compile(rf"(?:{_UNIT_CHARACTERS}|\*)+\.(?:{'|'.join(UNIT_TYPES)})")
 _TEMPLATE: Final = re.compile(r"[^@]+@\.[a-z]+")
 _SLICE: Final = re.compile(rf"(?:{_UNIT_CHARACTERS}|\*)+\.slice")
 

@@ -85,9 +85,7 @@ def attest(connection: SocketOptions, places: Places, absent_at: int | None = No
         seen = held.pidfd if pid else None
         place = Place() if seen is None else places.find(seen, pid)
         caller = Caller(
-            uid=None if uid == overflow_uid() else uid,
-            gid=None if gid == overflow_gid() else gid,
-            groups=groups - {overflow_gid()},
+            *account(uid, gid, groups),
             pid=pid or None,
             process=None if seen is None else pidfs_inode(seen),
             cgroup=place.cgroup,
@@ -99,6 +97,15 @@ def attest(connection: SocketOptions, places: Places, absent_at: int | None = No
             os.close(held.pidfd)
         raise
     return Peer(caller, held.pidfd, gone=held.gone)
+
+
+def account(uid: int, gid: int, groups: frozenset[int]) -> tuple[int | None, int | None, frozenset[int]]:
+    """Return what the kernel calls a process's user and groups, without those that stand for 'unknown here'."""
+    return (
+        None if uid == overflow_uid() else uid,
+        None if gid == overflow_gid() else gid,
+        groups - {overflow_gid()},
+    )
 
 
 def pidfds_come_with_connections() -> bool:

@@ -136,6 +136,11 @@ def agree(request: IssueRequest, grant: Grant, default_ttl: int, caller: Caller)
     )
 
 
+def asked_binding(request: IssueRequest) -> Binding:
+    """Return what a request wants its token to be bound to at least."""
+    return Binding.UID if request.binding is None else Binding(request.binding)
+
+
 def can_bind(binding: Binding, caller: Caller) -> bool:
     """Whether what a token with this binding is bound to is known of `caller`."""
     match binding:
@@ -295,7 +300,7 @@ def _ttl(request: IssueRequest, grant: Grant, default_ttl: int) -> int:
 
 def _binding(request: IssueRequest, grant: Grant, caller: Caller) -> Binding:
     """Return the stricter of what the rule and the request demand. What each demands must be known of the caller."""
-    asked = Binding.UID if request.binding is None else Binding(request.binding)
+    asked = asked_binding(request)
     for binding, cure in (
         (grant.binding, f"the rule '{grant.rule}' demands it (`bind`)"),
         (asked, "ask without binding"),

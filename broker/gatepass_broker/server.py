@@ -134,7 +134,7 @@ async def running(
         )
         house = House(broker, _within_descriptors(settings.limits), places)
         if settings.jwks_file is not None:
-            broker.on_change(_jwks_writer(settings.jwks_file))
+            broker.on_keys(_jwks_writer(settings.jwks_file))
         listeners = _listen(stack, settings, manager)
         broker.start(settings.digest)
         stack.callback(_record_stop, broker, journal)

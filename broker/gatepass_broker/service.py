@@ -78,6 +78,7 @@ class Broker:
         self._clock = clock
         self._caller_of = caller_of
         self._followers = Followers()
+        self._on_keys: list[Told] = []
         self._on_change: list[Told] = []
         self._on_report: list[Callable[[], None]] = []
         self._state = journal.state
@@ -93,16 +94,9 @@ class Broker:
 
     def start(self, digest: str) -> None:
         """Record that the broker runs, under the configuration with this digest, and publish its key."""
-        now = self._clock().time
-        started: list[AnyEvent] = [
-            Started(
-                time=now,
-                issuer=self._rules.issuer,
-                version=self._version,
-                pid=os.getpid(),
-                boot_id=self._clock().boot_id,
-            )
-        ]
+        now, _, boot_id = self._clock()
+        issuer, version = self._rules.issuer, self._version
+        started: list[AnyEvent] = [Started(time=now, issuer=issuer, version=version, pid=os.getpid(), boot_id=boot_id)]
         if self._journal.cut:
             started.insert(0, Recovered(time=now, cut=self._journal.cut))
         held = {key.kid: key for key in self._keys.keys}
@@ -124,6 +118,10 @@ class Broker:
     def _longest_left(self, now: float) -> int:
         """Return for how many seconds a token may live on: longer than now configured, if more was allowed before."""
         return max(self._lifetimes.token, self._state.latest_end - int(now))
+
+    def on_keys(self, told: Told) -> None:
+        """Let `told` be called with what followers are told, whenever the published keys change."""
+        self._on_keys.append(told)
 
     def on_change(self, told: Told) -> None:
         """Let `told` be called with what followers are told, at each change."""
@@ -173,7 +171,7 @@ class Broker:
             case FollowRequest():
                 self._followers.add(peer, operation.name, inquiry.moment.time)
             case ReportRequest():
-                self._take_report(peer, operation)
+                self._take_report(peer, operation, inquiry.moment.time)
         # Who has been told of a change can carry it out: they are told before it is looked who has.
         awaits = self._followers.progress(self._state.generation) if decision.awaits_followers else None
         if self._state.generation != before:
@@ -203,10 +201,9 @@ class Broker:
                 return Caller(uid=uid, gid=operation.gid, groups=groups, pid=None, process=None)
         return None
 
-    def _take_report(self, peer: Peer, report: ReportRequest) -> None:
+    def _take_report(self, peer: Peer, report: ReportRequest, time: float) -> None:
         follower, left_behind = self._followers.read(peer, report)
-        now = self._clock().time
-        self._record([LeftBehindBy(time=now, gateway=follower.name, record=record) for record in left_behind])
+        self._record([LeftBehindBy(time=time, gateway=follower.name, record=record) for record in left_behind])
         self._tell_of_reports()
 
     def _tell_of_reports(self) -> None:
@@ -260,6 +257,8 @@ class Broker:
     def _publish(self) -> None:
         self._table = key_table([verification_key(key) for key in self._state.keys.values()])
         self._tell()
+        for told in self._on_keys:
+            told(self.follow_message())
 
     def _tell(self) -> None:
         for told in self._on_change:

@@ -112,20 +112,20 @@ class Watch:
         request_id, payload = answer.get("id"), answer.get("payload")
         if not isinstance(request_id, str) or answer.get("type") != "res":
             return None
-        methods = self._pending.get(_digest(request_id), [])
+        digest = _digest(request_id)
+        methods = self._pending.get(digest, [])
         if answer.get("ok") is False and len(set(map(id, methods))) == 1:
-            self._done(request_id, methods[0])
+            self._done(digest, methods[0])
         if answer.get("ok") is not True or not isinstance(payload, dict):
             return None
         for method in methods:
             if name := _name(method, payload):
-                self._done(request_id, method)
+                self._done(digest, method)
                 return Trace(method.kind, name, _removal(method, name))
         return None
 
-    def _done(self, request_id: str, method: _Method) -> None:
+    def _done(self, digest: bytes, method: _Method) -> None:
         self._count -= 1
-        digest = _digest(request_id)
         self._pending[digest].remove(method)
         if not self._pending[digest]:
             del self._pending[digest]

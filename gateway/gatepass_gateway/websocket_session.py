@@ -68,7 +68,9 @@ class WebSocketRequest(NamedTuple):
 
 async def serve_websocket(client: HttpPeer, request: WebSocketRequest, gate: Gate) -> None:
     """Serve the WebSocket that `request` asks for until it ends. Raise `GatepassError` if it cannot be opened."""
-    by_itself = request.identity is None and _may_log_in_by_itself(request, gate)
+    by_itself = request.identity is None and gate.may_log_in_by_itself(
+        request.client, request.upgrade.target, request.headers
+    )
     if by_itself:
         await gate.check_broker()
     async with AsyncExitStack() as opened:
@@ -87,21 +89,22 @@ async def serve_websocket(client: HttpPeer, request: WebSocketRequest, gate: Gat
         if held.cut:
             raise held.cut
         if link is not None:
-            await _Session(websocket_link(client, peer_is_client=True), request, gate, share).run(link)
-
-
-def _may_log_in_by_itself(request: WebSocketRequest, gate: Gate) -> bool:
-    return gate.may_log_in_by_itself(request.client, request.upgrade.target, request.headers)
+            session = _Session(websocket_link(client, peer_is_client=True), request, gate, share, by_itself=by_itself)
+            await session.run(link)
 
 
 class _Session:
     """An upgraded WebSocket: first the login, then the relay."""
 
-    def __init__(self, client: WebSocketLink, request: WebSocketRequest, gate: Gate, share: Share | None) -> None:
+    def __init__(
+        self, client: WebSocketLink, request: WebSocketRequest, gate: Gate, share: Share | None, *, by_itself: bool
+    ) -> None:
         self._client = client
         self._request = request
         self._gate = gate
         self._share = share
+        self._by_itself = by_itself
+        """Whether the upgrade may carry a credential of the gateway's own."""
         self._unanswered: str | None = None
         """The id of the login that the client waits for."""
 
@@ -186,10 +189,8 @@ class _Session:
         """Whether it is a local operator, or makes one, with a credential of the gateway's own, be it the upgrade's."""
         if self._request.client.is_reverse_proxy:
             return False
-        return frame.brings_setup_code or (
-            frame.role == OPERATOR_ROLE
-            and (frame.brings_credential or _may_log_in_by_itself(self._request, self._gate))
-        )
+        is_operator = frame.role == OPERATOR_ROLE
+        return frame.brings_setup_code or (is_operator and (frame.brings_credential or self._by_itself))
 
     def _watcher(self, held: Held) -> Watcher | None:
         session = held.session

@@ -10,6 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Final
 
+from gatepass.cli.lists import members
 from gatepass.cli.manners import DONE, guard, put_json, put_table
 from gatepass.cli.options import add_json, client_of, command_parser
 from gatepass.replies import KeyStatus, Status
@@ -32,7 +33,7 @@ def _run(options: argparse.Namespace) -> int:
     with client_of(options) as client:
         status, place = client.status(), client.socket
     if options.json:
-        put_json({**status._asdict(), "keys": [key._asdict() for key in status.keys], "socket": place})
+        put_json({**members(status), "socket": place})
     elif sys.stdout.isatty() and find_spec("rich"):
         # The one command that is for looking at: `pip install 'gatepass[rich]'` makes it worth it.
         import_module("gatepass.cli.status_panel").show(status, place)

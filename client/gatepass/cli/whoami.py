@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Final
 
+from gatepass.cli.lists import members
 from gatepass.cli.manners import DONE, guard, put_json, put_table
 from gatepass.cli.options import add_json, client_of, command_parser
 from gatepass.replies import Whoami
@@ -27,7 +28,7 @@ def _run(options: argparse.Namespace) -> int:
     with client_of(options) as client:
         seen = client.whoami()
     if options.json:
-        put_json({**seen._asdict(), "grant": seen.grant and seen.grant._asdict()})
+        put_json(members(seen))
     else:
         put_table(_rows(seen))
     return DONE

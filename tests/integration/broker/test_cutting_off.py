@@ -283,3 +283,11 @@ async def test_any_number_of_pipelined_changes_is_answered(tmp_path: Path) -> No
                 return sum(client.receive() is not None for _ in range(2_000))
 
         assert await in_thread(pipeline) == 2_000
+
+
+async def test_the_file_of_keys_is_not_written_for_what_it_does_not_say(tmp_path: Path) -> None:
+    async with running_broker(tmp_path) as broker:
+        before = (tmp_path / "jwks.json").stat()
+        await broker.ask(op="lock")
+        await broker.ask(op="revoke", by="all")
+        assert (tmp_path / "jwks.json").stat() == before
