@@ -6,10 +6,10 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from gatepass import __version__
 from gatepass.daemon.command import DONE, daemon_parser, guard, serve
 from gatepass.errors import ErrorCode, GatepassError
 
@@ -161,7 +161,7 @@ def _run(
 ) -> int:
     from gatepass_broker.server import run  # noqa: PLC0415
 
-    return serve(options, run, settings, version("gatepass"), reload, _ready, manager)
+    return serve(options, run, settings, __version__, reload, _ready, manager)
 
 
 def _ready(settings: Settings) -> None:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from gatepass.replies import Status, VerifiedToken, Whoami
     from gatepass.source import TokenSource
 
+__version__ = "0.1.0"
+"""Stands here because reading what pip has recorded takes longer than all else that a client loads."""
+
 __all__ = [
     "Client",
     "ConfigurationError",
@@ -68,13 +71,9 @@ _ELSEWHERE: Final = {
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute can be anything
     """Load a public name where it is first used (PEP 562). The errors are everything that is left."""
-    if name == "__version__":
-        value: Any = import_module("importlib.metadata").version("gatepass")
-    elif name in __all__:
-        value = getattr(import_module(_ELSEWHERE.get(name, "gatepass.errors")), name)
-    else:
+    if name not in __all__:
         raise AttributeError(f"module 'gatepass' has no attribute '{name}'")
-    globals()[name] = value
+    globals()[name] = value = getattr(import_module(_ELSEWHERE.get(name, "gatepass.errors")), name)
     return value
 
 

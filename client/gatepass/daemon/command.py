@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, Final
 
+from gatepass import __version__
 from gatepass.errors import ConfigurationError, ErrorCode, GatepassError
 
 DONE: Final = 0
@@ -28,7 +28,7 @@ def daemon_parser(prog: str, description: str, epilog: str, *, has_loop: bool = 
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"{prog} {version('gatepass')}")
+    parser.add_argument("--version", action="version", version=f"{prog} {__version__}")
     parser.add_argument("--check", action="store_true", help="check the configuration and exit")
     if has_loop:
         parser.add_argument(
@@ -46,6 +46,9 @@ def guard(prog: str, extra: str, needed: Sequence[str], command: Callable[[], in
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
         return _fail(prog, f"{', '.join(missing)} is missing; `pip install 'gatepass[{extra}]'`", FAILURE)
+    # structlog loads rich wherever it is installed, for tracebacks in colour; of a daemon's start, for which clients
+    # wait, that would be a sixth. (None in there: it cannot be imported.)
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
     try:
         return command()
     except ConfigurationError as error:
