@@ -104,7 +104,7 @@ def _measure(service: Service, number: signal.Signals, rounds: int) -> tuple[flo
                 process.send_signal(number)
                 process.wait()
                 process = _start(service, log)
-                asking.wait_for(3)
+                asking.wait_for(len(asking.taken) + 3)
                 service.manager.drain()
                 waits.append(max(asking.taken))
         finally:
