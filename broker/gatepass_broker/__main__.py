@@ -1,7 +1,5 @@
 """`python -m gatepass_broker`."""
 
-import sys
+from gatepass_broker.cli import program
 
-from gatepass_broker.cli import main
-
-sys.exit(main())
+program()

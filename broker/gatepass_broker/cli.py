@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from gatepass import __version__
-from gatepass.daemon.command import DONE, daemon_parser, guard, serve
+from gatepass.daemon.command import DONE, daemon_parser, end, guard, serve
 from gatepass.errors import ErrorCode, GatepassError
 
 if TYPE_CHECKING:
@@ -48,6 +48,11 @@ signals:
 exit codes:
   0 done, 1 failure, 2 wrong use, 6 misconfigured
 """
+
+
+def program() -> NoReturn:
+    """What `gatepass-broker` starts: the command, as a process."""
+    end(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

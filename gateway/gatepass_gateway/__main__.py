@@ -1,7 +1,5 @@
 """`python -m gatepass_gateway`."""
 
-import sys
+from gatepass_gateway.cli import program
 
-from gatepass_gateway.cli import main
-
-sys.exit(main())
+program()

@@ -6,10 +6,12 @@ Imports nothing that an extra brings, so that `--help` works and a missing extra
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from gatepass import __version__
 from gatepass.errors import ConfigurationError, ErrorCode, GatepassError
@@ -73,6 +75,17 @@ def serve(options: argparse.Namespace, run: Callable[..., Awaitable[None]], *arg
     configure_logs(options.log_format)
     anyio.run(run, *arguments, backend_options={"use_uvloop": installed and options.loop != "asyncio"})
     return DONE
+
+
+def end(status: int) -> NoReturn:
+    """End the process with `status`. What has to be closed was closed by whoever opened it.
+
+    Python itself would first free every object that there is; clients of a service that is restarted wait for that.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # nobody reads it any more
+            stream.flush()
+    os._exit(status)
 
 
 def _fail(prog: str, message: str, code: int) -> int:

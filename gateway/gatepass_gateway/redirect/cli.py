@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
-from gatepass.daemon.command import DONE, daemon_parser, guard
+from gatepass.daemon.command import DONE, daemon_parser, end, guard
 
 if TYPE_CHECKING:
     from gatepass_gateway.redirect.rules import RedirectSettings
@@ -41,6 +41,11 @@ examples:
 exit codes:
   0 done, 1 failure, 2 wrong use, 6 misconfigured
 """
+
+
+def program() -> NoReturn:
+    """What `gatepass-redirect` starts: the command, as a process."""
+    end(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
