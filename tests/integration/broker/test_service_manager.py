@@ -9,11 +9,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import anyio
 import pytest
 
-from support.broker import BrokerProcess, RawClient, ask, broker_tables, own_rule
+from gatepass.daemon.pulse import keep_manager_informed
+from gatepass.daemon.systemd import Notifier
+from gatepass_broker.pulse import answers
+from support.broker import BrokerProcess, RawClient, ask, broker_tables, in_thread, own_rule, running_broker
 from support.manager import WITH_OWN_PID, TestManager, in_memory
 
 
@@ -124,6 +129,36 @@ def test_a_broker_that_stands_still_is_not_called_alive(manager: TestManager, br
         manager.listen("WATCHDOG=1", seconds=0.5)
     broker.signal(signal.SIGCONT)
     manager.listen("WATCHDOG=1", seconds=5)
+
+
+class TakesNobody:
+    """What a broker has in the place of an acceptor when that is broken."""
+
+    def __init__(self, listening: socket.socket, _: object) -> None:
+        listening.listen()
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+async def test_a_broker_that_lets_nobody_in_is_not_called_alive_though_it_answers_itself(
+    tmp_path: Path, manager: TestManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gatepass_broker.server.pidfds_come_with_connections", lambda: False)
+    monkeypatch.setattr("gatepass_broker.server.Acceptor", TakesNobody)
+    notifier = Notifier(str(tmp_path / "notify.sock"), 0.2)
+    async with running_broker(tmp_path) as broker, anyio.create_task_group() as tasks:
+        server = broker.server
+        tasks.start_soon(keep_manager_informed, notifier, str, partial(answers, server.house), server.queues)
+        await in_thread(lambda: manager.listen("WATCHDOG=1"))  # nobody waits yet
+        with RawClient(broker.socket):
+            await anyio.sleep(0.2)
+            manager.drain()
+            manager.told.clear()
+            await anyio.sleep(0.3)
+            manager.drain()
+            assert manager.told == []
+        tasks.cancel_scope.cancel()
 
 
 def test_the_beats_leave_no_trace(manager: TestManager, broker: BrokerProcess) -> None:
