@@ -33,7 +33,7 @@ from gatepass_broker.places import Places
 from gatepass_broker.pulse import answers
 from gatepass_broker.service import Broker
 from gatepass_broker.settings import ConnectionLimits, Settings
-from gatepass_broker.vault import PREFIX, open_vault
+from gatepass_broker.vault import open_vault
 
 BACKLOG: Final = 256
 """Connections that the kernel holds for us: beyond, a client that does not block gets EAGAIN from `connect`."""
@@ -211,7 +211,7 @@ async def _until(done: Callable[[], bool]) -> None:
 
 def _listen(stack: AsyncExitStack, settings: Settings, manager: Manager) -> list[Listener]:
     """Return a listener for each socket: the service manager's, if it has one at that path, else one of our own."""
-    adopted = adopt_listeners(settings.sockets, manager.other_than(PREFIX))
+    adopted = adopt_listeners(settings.sockets, manager.sockets())
     listeners = []
     for entry in settings.sockets:
         listeners.append(adopted.get(entry.path) or open_listener(entry))

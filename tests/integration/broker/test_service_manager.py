@@ -210,6 +210,39 @@ def test_a_key_that_was_not_kept_is_replaced_and_its_tokens_still_verify(
     assert list(manager.kept) == [f"key-{after[1]}"]
 
 
+def test_whatever_else_the_manager_has_kept_is_given_back_and_keeps_nobody_out(
+    manager: TestManager, broker: BrokerProcess
+) -> None:
+    """What another release has kept, or nobody knows, comes again at each start: it must not end them all."""
+    broker.start(**manager.service())
+    token, before = ask(broker.socket, op="issue")["token"], kids(broker)
+    broker.kill()
+    manager.drain()
+    os.close(manager.kept.pop(f"key-{before[0]}"))
+    manager.kept[f"key-{before[0]}"], other_end = os.pipe()
+    os.close(other_end)
+    manager.kept["of-another-release"] = os.memfd_create("other")
+
+    broker.start(**manager.service())
+    after = kids(broker)
+    assert (len(after), after[0]) == (2, before[0])
+    assert ask(broker.socket, op="verify", token=token, audience="openclaw")["ok"]
+    manager.drain()
+    assert list(manager.kept) == [f"key-{after[1]}"]
+
+
+def test_a_broker_that_cannot_write_takes_its_time_to_end(manager: TestManager, broker: BrokerProcess) -> None:
+    """It is started again without end: not five times in a second."""
+    manager.listen_unix(broker.socket, 0o600)
+    started = time.monotonic()
+    full = ["prlimit", "--fsize=0"]
+    command = [*full, *WITH_OWN_PID, sys.executable, "-m", "gatepass_broker", "--config", str(broker.config)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, **manager.service())
+    assert ended.returncode == 1
+    assert time.monotonic() - started > 3
+    assert "journal cannot be written" in manager.listen("STATUS=cannot start", prefix=True)["STATUS"]
+
+
 def test_the_private_key_is_on_no_disk(manager: TestManager, broker: BrokerProcess) -> None:
     broker.start(**manager.service())
     kids(broker)
