@@ -86,6 +86,8 @@ class Server:
         state = self.broker.state
         rules, connections = len(self.settings.rules.rules), len(self.house.registry)
         counts = f"{rules} rules; {state.issued} tokens issued, {state.refused} refused; {connections} connections"
+        if not self.broker.is_all_recorded:
+            counts += "; what was locked or revoked last is not on the record, as the journal cannot be written"
         return f"{counts}; the configuration was not reloaded: {self.fault}" if self.fault else counts
 
     async def turn_keys(self) -> None:
@@ -94,7 +96,7 @@ class Server:
             try:
                 pause = self.broker.turn_keys()
             except JournalError as error:
-                _log.error("the keys cannot be rotated", error=error.message)
+                _log.error("what is due cannot be recorded", error=error.message)
                 pause = RETRY_SECONDS
             await anyio.sleep(min(pause, LONGEST_SLEEP))
 
