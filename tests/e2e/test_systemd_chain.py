@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
@@ -28,12 +29,19 @@ from e2e.service_host import (
     PROXY_PORT,
     OpenClawService,
     before_setup,
+    can_hang,
+    cannot_hang,
+    hang,
     install,
     prepare_installer,
 )
 
 pytestmark = [*needs_machine, pytest.mark.timeout(400, method="signal")]
 
+REDIRECT = "gatepass-redirect.service"
+CONFIGURED = ("--config", "/etc/gatepass/gateway.toml")
+STARTS_IN = 4.0
+"""Seconds in which a service that was killed is back, with much else going on."""
 INVOKE = {"tool": "sessions_list", "args": {}}
 MALLORY = Account(4242, 4242)
 """Somebody whom neither the machine nor OpenClaw knows."""
@@ -266,14 +274,49 @@ def test_without_the_redirect_openclaw_stops_and_comes_back_with_it(chain: Chain
     assert chain.openclaw.cli("cron", "list").returncode == 0
 
 
+def test_a_proxy_whose_loop_hangs_is_killed_and_logins_work_again(chain: Chain) -> None:
+    machine, unit = chain.machine, "gatepass-gateway.service"
+    can_hang(machine, unit, "gatepass_gateway", *CONFIGURED, watchdog_seconds=3)
+    machine.systemctl("restart", unit)
+    account, token, killed = chain.account("openclaw"), chain.token("openclaw"), watchdog_kills(machine, unit)
+    hang(machine, unit)
+    started = time.monotonic()
+    # This one waits in the queue of the port for the next proxy.
+    assert chain.ask(account, [bearer(token)]).status == 200
+    assert time.monotonic() - started < 3 + STARTS_IN
+    assert watchdog_kills(machine, unit) == killed + 1
+    cannot_hang(machine, unit)
+    assert chain.openclaw.cli("cron", "list").returncode == 0
+
+
 def test_a_crash_of_the_redirect_leaves_the_port_shut_until_all_is_well_again(chain: Chain) -> None:
+    can_hang(chain.machine, REDIRECT, "gatepass_gateway.redirect", *CONFIGURED, watchdog_seconds=3)
+    fail_and_be_well_again(chain, lambda: chain.machine.systemctl("kill", "--signal=SIGKILL", REDIRECT))
+
+
+def test_a_redirect_that_hangs_does_so_too(chain: Chain) -> None:
+    """It can hang since it was started again in the test before."""
+    killed = watchdog_kills(chain.machine, REDIRECT)
+    fail_and_be_well_again(chain, lambda: hang(chain.machine, REDIRECT))
+    assert watchdog_kills(chain.machine, REDIRECT) == killed + 1
+    cannot_hang(chain.machine, REDIRECT)
+
+
+def fail_and_be_well_again(chain: Chain, fail: Callable[[], object]) -> None:
+    """Have the redirect fail, and wait for OpenClaw, which is stopped with it. Nobody ever gets at the port."""
     machine, ready = chain.machine, chain.openclaw.times_ready()
-    machine.run("kill", "-KILL", machine.property("gatepass-redirect.service", "MainPID"))
-    assert_shut(chain)
+    fail()
+    for _ in range(5):
+        assert_shut(chain)
     chain.openclaw.wait_until_ready(ready)
-    machine.wait_until(lambda: machine.property("gatepass-redirect.service", "ActiveState") == "active", timeout=10)
+    machine.wait_until(lambda: machine.property(REDIRECT, "ActiveState") == "active", timeout=10)
     assert chain.openclaw.cli("cron", "list").returncode == 0
     assert_shut(chain)
+
+
+def watchdog_kills(machine: Machine, unit: str) -> int:
+    """How often systemd has killed the service for not saying that it is alive."""
+    return machine.journal(unit).count("Watchdog timeout")
 
 
 def test_openclaw_starts_reloads_and_serves_its_remote_users_with_the_broker_down(chain: Chain) -> None:
