@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import http.client
-import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
+from websockets.sync.client import ClientConnection
 
-from e2e.callers import bearer, call, connect_params, http_request, open_websocket
+from e2e.callers import SECONDS, bearer, call, connect_params, http_request, open_websocket
 
 HTTP_CLIENTS = 6
 SESSIONS = 4
+PAUSE = 0.1
 CUT = (OSError, EOFError, http.client.HTTPException, ConnectionClosed, InvalidHandshake, InvalidMessage)
 """How a connection ends when its other end is killed."""
 
@@ -26,29 +29,38 @@ class Seen:
     """What clients saw."""
 
     answers: Counter[str] = field(default_factory=Counter)
-    """Of HTTP requests by their status, of sessions (`login`, `call`), and connections that were cut (`cut`)."""
+    """How often: HTTP requests by their status, what sessions did by its method, connections that were `cut`."""
     faults: list[str] = field(default_factory=list)
     """What nobody should see: wrong answers, and refusals."""
     slowest: float = 0.0
-    """Seconds that anything took."""
+    """Seconds that a request, a login or a call took, however it ended."""
 
-    def do(self, action: Callable[[], str]) -> bool:
-        """Do something and count what came of it. Return whether the connection lasted."""
+    def again_and_again(self, action: Callable[[], None], enough: Path) -> None:
+        """Do something until there is enough, and once more; a connection may be cut meanwhile."""
+        over = False
+        while not over:
+            over = enough.exists()
+            try:
+                action()
+            except CUT as error:
+                self.answers["refused" if isinstance(error, ConnectionRefusedError) else "cut"] += 1
+            time.sleep(PAUSE)
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Take the time of the block."""
         started = time.monotonic()
         try:
-            came = action()
-        except CUT as error:
-            came = "refused" if isinstance(error, ConnectionRefusedError) else "cut"
-        self.slowest = max(self.slowest, time.monotonic() - started)
-        self.answers[came] += 1
-        return came not in ("cut", "refused")
+            yield
+        finally:
+            self.slowest = max(self.slowest, time.monotonic() - started)
 
 
-def many_clients(port: int, token: str, enough: str, host: str = "127.0.0.1") -> Seen:
+def many_clients(port: int, token: str, enough: Path) -> Seen:
     """Be many clients with one token until there is a file at `enough`, and one request more each."""
     seen = Seen()
     clients = [_ask] * HTTP_CLIENTS + [_be_connected] * SESSIONS
-    threads = [threading.Thread(target=client, args=(seen, port, token, Path(enough), host)) for client in clients]
+    threads = [threading.Thread(target=client, args=(seen, port, token, enough)) for client in clients]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -56,41 +68,36 @@ def many_clients(port: int, token: str, enough: str, host: str = "127.0.0.1") ->
     return seen
 
 
-def _ask(seen: Seen, port: int, token: str, enough: Path, host: str) -> None:
-    def once() -> str:
-        answer = http_request(port, "GET", "/v1/models", [bearer(token)], host=host)
+def _ask(seen: Seen, port: int, token: str, enough: Path) -> None:
+    def once() -> None:
+        with seen.timed():
+            answer = http_request(port, "GET", "/v1/models", [bearer(token)])
+        seen.answers[str(answer.status)] += 1
         if answer.status != 200 or answer.json["object"] != "list":
             seen.faults.append(f"{answer.status} {answer.text[:200]}")
-        return str(answer.status)
 
-    over = False
-    while not over:
-        over = enough.exists()
-        seen.do(once)
-        time.sleep(0.05)
+    seen.again_and_again(once, enough)
 
 
-def _be_connected(seen: Seen, port: int, token: str, enough: Path, host: str) -> None:
+def _be_connected(seen: Seen, port: int, token: str, enough: Path) -> None:
     """Log in with the same token whenever the session ends, as a client does that was started once."""
-    over = False
-    while not over:
-        over = enough.exists()
-        seen.do(lambda: _session(seen, port, token, enough, host))
-        time.sleep(0.05)
+
+    def once() -> None:
+        with seen.timed():
+            websocket = open_websocket(port)
+        with websocket:
+            websocket.recv(SECONDS)
+            _call(seen, websocket, "connect", connect_params({"password": token}))
+            while not enough.exists():
+                _call(seen, websocket, "health", {})
+                time.sleep(PAUSE)
+
+    seen.again_and_again(once, enough)
 
 
-def _session(seen: Seen, port: int, token: str, enough: Path, host: str) -> str:
-    with open_websocket(port, host=host) as websocket:
-        websocket.recv(10)
-        hello = call(websocket, "connect", connect_params({"password": token}))
-        if not hello["ok"]:
-            seen.faults.append(json.dumps(hello)[:300])
-            return "no login"
-        seen.answers["login"] += 1
-        while not enough.exists():
-            answer = call(websocket, "health", {})
-            if not answer["ok"]:
-                seen.faults.append(json.dumps(answer)[:300])
-            seen.answers["call"] += 1
-            time.sleep(0.1)
-    return "end"
+def _call(seen: Seen, websocket: ClientConnection, method: str, params: Mapping[str, Any]) -> None:
+    with seen.timed():
+        answer = call(websocket, method, params)
+    seen.answers[method] += 1
+    if not answer["ok"]:
+        seen.faults.append(str(answer)[:300])

@@ -7,14 +7,18 @@ import re
 import time
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import pytest
 
 from e2e.callers import Answer, bearer, http_request
 from e2e.machine import Machine, needs_machine
+from e2e.many_clients import HTTP_CLIENTS, SESSIONS, Seen, many_clients
 from e2e.model_server import Call, ModelServer, Say
 from e2e.network import in_network, network_of, run_in_network
 from e2e.nginx import ALICE, SESSION, Nginx
@@ -252,6 +256,41 @@ def test_with_the_proxy_stopped_logins_are_refused_and_its_port_is_nobodys(chain
     finally:
         machine.systemctl("start", "gatepass-gateway.socket")
     assert chain.openclaw.cli("cron", "list").returncode == 0
+
+
+@contextmanager
+def clients_of(chain: Chain) -> Iterator[Future[Seen]]:
+    """Have many clients at OpenClaw's port during the block, and tell after it what they saw."""
+    with ThreadPoolExecutor(1) as pool, TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)  # for the clients' user
+        enough = Path(directory) / "enough"
+        everyone = partial(many_clients, PORT, chain.token("openclaw"), enough)
+        clients = pool.submit(run_in_network, network_of(chain.machine.pid), chain.account("openclaw"), everyone)
+        try:
+            yield clients
+        finally:
+            enough.touch()
+            wait([clients])
+
+
+def test_clients_outlive_a_proxy_and_a_broker_that_are_killed(chain: Chain) -> None:
+    """What is under way is cut off at once; who asks again is served, and sessions come back with their token."""
+    machine, proxy = chain.machine, "gatepass-gateway.service"
+    started = machine.property(OPENCLAW_UNIT, "MainPID")
+    with clients_of(chain) as clients:
+        time.sleep(1)
+        machine.systemctl("restart", proxy)
+        for number in ("KILL", "SEGV"):
+            machine.systemctl("kill", f"--signal={number}", proxy, "gatepass-broker.service")
+            time.sleep(1.5)
+    seen = clients.result()
+    assert seen.faults == []
+    assert seen.answers["refused"] == 0, seen  # the port is the socket unit's
+    assert seen.answers["200"] > HTTP_CLIENTS * 4, seen
+    assert seen.answers["connect"] >= SESSIONS * 3, seen
+    assert seen.slowest < STARTS_IN, seen
+    assert machine.property(OPENCLAW_UNIT, "MainPID") == started
+    assert "dumped" not in machine.journal(proxy)
 
 
 def test_a_proxy_that_restarts_loses_no_request(chain: Chain) -> None:
