@@ -107,9 +107,10 @@ class _Proxy:
         self._gate = gate
         self._clients = clients
         self._no_room = SeldomPerKey("no_room")
-        self._connections = Shares(
-            per_uid=limits.connections_per_uid, in_all=min(limits.connections, _connections_possible())
-        )
+        in_all = min(limits.connections, _connections_possible())
+        # A user's part stays the same: few files must not be one user's.
+        per_uid = max(1, limits.connections_per_uid * in_all // limits.connections)
+        self._connections = Shares(per_uid=per_uid, in_all=in_all)
 
     @property
     def status(self) -> str:

@@ -265,6 +265,17 @@ async def test_a_proxy_that_is_full_answers_too(tmp_path: Path, manager: TestMan
             await heard(manager, "WATCHDOG=1")
 
 
+async def test_where_files_are_few_no_user_takes_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_connections_possible", lambda: 8)
+    async with (
+        running_gateway(tmp_path) as gateway,  # 512 connections, 128 of one user: a quarter
+        raw_client(gateway.port),
+        raw_client(gateway.port),
+        raw_client(gateway.port) as third,
+    ):
+        assert b"too many connections" in await read_all(third)
+
+
 async def _hang(_: object, connection: object, *__: object) -> None:
     try:
         await anyio.sleep_forever()
