@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+from gatepass.daemon.pulse import Queue
 from gatepass.daemon.safe_paths import check_directory
 from gatepass.daemon.systemd import Inherited
 from gatepass.errors import ConfigurationError
@@ -34,6 +35,7 @@ class Listener:
     def __init__(self, settings: SocketSettings, bound: socket.socket, release: Callable[[], None]) -> None:
         self.settings = settings
         self.socket = bound
+        self.queue = Queue(bound)
         self._release = release
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ import anyio.to_thread
 import structlog
 
 from gatepass.clock import Moment, now
-from gatepass.daemon.pulse import keep_manager_informed
+from gatepass.daemon.pulse import Queue, keep_manager_informed
 from gatepass.daemon.safe_paths import check_directory, make_directory
 from gatepass.daemon.systemd import Manager
 from gatepass.frames import Message
@@ -33,7 +33,7 @@ from gatepass_broker.places import Places
 from gatepass_broker.pulse import answers
 from gatepass_broker.service import Broker
 from gatepass_broker.settings import ConnectionLimits, Settings
-from gatepass_broker.vault import PREFIX, open_vault
+from gatepass_broker.vault import open_vault
 
 BACKLOG: Final = 256
 """Connections that the kernel holds for us: beyond, a client that does not block gets EAGAIN from `connect`."""
@@ -61,10 +61,11 @@ _log: Final = structlog.stdlib.get_logger()
 class Server:
     """A broker that listens. Made by `running`."""
 
-    def __init__(self, settings: Settings, broker: Broker, house: House) -> None:
+    def __init__(self, settings: Settings, broker: Broker, house: House, queues: Sequence[Queue]) -> None:
         self.settings = settings
         self.broker = broker
         self.house = house
+        self.queues = queues
         self.fault = ""
         """What is wrong with the configuration file, where it could not be reloaded."""
 
@@ -85,6 +86,8 @@ class Server:
         state = self.broker.state
         rules, connections = len(self.settings.rules.rules), len(self.house.registry)
         counts = f"{rules} rules; {state.issued} tokens issued, {state.refused} refused; {connections} connections"
+        if not self.broker.is_all_recorded:
+            counts += "; what was locked or revoked last is not on the record, as the journal cannot be written"
         return f"{counts}; the configuration was not reloaded: {self.fault}" if self.fault else counts
 
     async def turn_keys(self) -> None:
@@ -93,7 +96,7 @@ class Server:
             try:
                 pause = self.broker.turn_keys()
             except JournalError as error:
-                _log.error("the keys cannot be rotated", error=error.message)
+                _log.error("what is due cannot be recorded", error=error.message)
                 pause = RETRY_SECONDS
             await anyio.sleep(min(pause, LONGEST_SLEEP))
 
@@ -138,7 +141,7 @@ async def running(
         listeners = _listen(stack, settings, manager)
         broker.start(settings.digest)
         stack.callback(_record_stop, broker, journal)
-        server = Server(settings, broker, house)
+        server = Server(settings, broker, house, [listener.queue for listener in listeners])
         stack.push_async_callback(server.drain)
         for listener in listeners:
             stack.push_async_callback(_stop_accepting, await _accept(listener, house))
@@ -162,7 +165,9 @@ async def run(
             tasks.start_soon(server.turn_keys)
             manager.notifier.ready(server.status)
             still_answers = partial(answers, server.house)
-            tasks.start_soon(keep_manager_informed, manager.notifier, lambda: server.status, still_answers)
+            tasks.start_soon(
+                keep_manager_informed, manager.notifier, lambda: server.status, still_answers, server.queues
+            )
             ready(settings)
             async for received in signals:
                 if received != signal.SIGHUP:
@@ -208,7 +213,7 @@ async def _until(done: Callable[[], bool]) -> None:
 
 def _listen(stack: AsyncExitStack, settings: Settings, manager: Manager) -> list[Listener]:
     """Return a listener for each socket: the service manager's, if it has one at that path, else one of our own."""
-    adopted = adopt_listeners(settings.sockets, manager.other_than(PREFIX))
+    adopted = adopt_listeners(settings.sockets, manager.sockets())
     listeners = []
     for entry in settings.sockets:
         listeners.append(adopted.get(entry.path) or open_listener(entry))
@@ -218,15 +223,17 @@ def _listen(stack: AsyncExitStack, settings: Settings, manager: Manager) -> list
 
 async def _accept(listener: Listener, house: House) -> asyncio.Server | Acceptor:
     loop = asyncio.get_running_loop()
-    allowed = listener.settings.allow
+
+    def taken(absent_at: int | None = None) -> Connection:
+        listener.queue.taken += 1
+        return Connection(house, listener.settings.allow, absent_at)
+
     if not pidfds_come_with_connections():
         listener.socket.listen(BACKLOG)
-        return Acceptor(listener.socket, partial(Connection, house, allowed))
+        return Acceptor(listener.socket, taken)
     # From Python 3.13 on, closing the server would remove the path, which may be the service manager's.
     options: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
-    server = await loop.create_unix_server(
-        lambda: Connection(house, allowed), sock=listener.socket, backlog=ACCEPT_AT_ONCE, **options
-    )
+    server = await loop.create_unix_server(taken, sock=listener.socket, backlog=ACCEPT_AT_ONCE, **options)
     listener.socket.listen(BACKLOG)  # asyncio has one number for both
     return server
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from gatepass.clock import Moment
 from gatepass.daemon.processes import is_alive
@@ -26,10 +26,10 @@ from gatepass.messages import (
 from gatepass.tokens import VerificationKey, b64encode, encode_token, key_table
 from gatepass_broker.caller import Caller
 from gatepass_broker.decide import decide, follow_message
-from gatepass_broker.events import AnyEvent, Configured, LeftBehindBy, Recovered, Started, Stopped
+from gatepass_broker.events import AnyEvent, Configured, LeftBehindBy, Recovered, Started, Stopped, Unlocked
 from gatepass_broker.followers import Followers, Progress
 from gatepass_broker.inquiry import Decision, Inquiry, Surroundings
-from gatepass_broker.journal import Journal
+from gatepass_broker.journal import Journal, JournalError
 from gatepass_broker.judge import Rules
 from gatepass_broker.keys import KeyRing, removals, retirements, verification_key
 from gatepass_broker.peer import Peer
@@ -38,6 +38,9 @@ from gatepass_broker.state import State
 from gatepass_broker.vault import Vault
 
 Told = Callable[[Message], None]
+MAX_UNRECORDED: Final = 128
+"""Locks and revocations that are in force without being recorded."""
+
 CallerOf = Callable[[int], Caller | None]
 """Returns what the kernel says of the process with a pid; None if there is none."""
 
@@ -57,7 +60,7 @@ class Broker:
 
     `vault` has the private keys of an earlier run, if anybody has. `clock` returns the present moment. `caller_of`
     returns who a process is. Every method that changes something raises `JournalError` if that cannot be recorded, and
-    then has changed nothing.
+    then has changed nothing; but a lock and revocations happen at once, and are recorded as soon as they can be.
     """
 
     def __init__(  # noqa: PLR0913 - the parts that it is made of
@@ -86,6 +89,12 @@ class Broker:
         self._keys = _key_ring(self._state, self._vault, clock().time, lifetimes.key)
         self._table: dict[str, VerificationKey] = {}
         self._unverified = 0
+        self._unrecorded: list[AnyEvent] = []
+
+    @property
+    def is_all_recorded(self) -> bool:
+        """Whether no lock or revocation is in force that could not be recorded yet."""
+        return not self._unrecorded
 
     @property
     def state(self) -> State:
@@ -163,7 +172,10 @@ class Broker:
         )
         before = self._state.generation
         decision = decide(self._rules, self._state, around, inquiry)
-        self._record(decision.events)
+        if decision.awaits_followers:
+            self._cut_off(decision.events)
+        else:
+            self._record(decision.events)
         reply = self._reply(request.id, decision)
         if isinstance(decision.result, GatepassError):
             return Answer(reply)
@@ -176,6 +188,8 @@ class Broker:
         awaits = self._followers.progress(self._state.generation) if decision.awaits_followers else None
         if self._state.generation != before:
             self._tell()
+        if decision.awaits_followers:
+            reply["recorded"] = self.is_all_recorded
         return Answer(reply, decision.follows, awaits)
 
     def is_awaited(self, progress: Progress) -> bool:
@@ -216,6 +230,7 @@ class Broker:
 
     def turn_keys(self) -> float:
         """Do what is due with the keys, and return in how many seconds to ask again."""
+        self._append(())
         now = self._clock().time
         turn = self._keys.turn(self._state.keys, now, self._lifetimes.key, self._longest_left(now))
         if turn.events:
@@ -228,18 +243,38 @@ class Broker:
 
     def checkpoint(self) -> None:
         """Write the whole state to the journal, signed and synced."""
+        self._append(())
         key = self._keys.current
         self._journal.checkpoint(self._state.checkpoint(self._clock().time, key.kid), key.sign)
 
     def _record(self, events: Sequence[AnyEvent]) -> None:
         """Let `events` have happened: written first, then applied. What is not recorded did not happen."""
-        if events and self._journal.is_due:
+        if not events:
+            return
+        if self._journal.is_due:
             self.checkpoint()
         self._append(events)
 
+    def _cut_off(self, events: Sequence[AnyEvent]) -> None:
+        """Let a lock or revocations happen, in memory at least: on a full disk is when somebody may need them."""
+        try:
+            self._record(events)
+            self._append(())
+        except JournalError:
+            eases = any(isinstance(event, Unlocked) for event in events)
+            if eases or len(self._unrecorded) + len(events) > MAX_UNRECORDED:
+                raise
+            self._unrecorded += events
+            self._apply(events)
+
     def _append(self, events: Sequence[AnyEvent]) -> None:
-        if events:
-            self._journal.append(events)
+        """Record `events` after what is in force unrecorded, all or nothing, and apply them."""
+        if events or self._unrecorded:
+            self._journal.append([*self._unrecorded, *events])
+            self._unrecorded.clear()
+        self._apply(events)
+
+    def _apply(self, events: Sequence[AnyEvent]) -> None:
         for event in events:
             self._state.apply(event)
 

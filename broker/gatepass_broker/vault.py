@@ -79,7 +79,10 @@ class DescriptorVault(Vault):
         descriptor = self._kept.get(PREFIX + key.kid)
         if descriptor is None:
             return None
-        secret = os.pread(descriptor, _KEY_BYTES + 1, 0)
+        try:
+            secret = os.pread(descriptor, _KEY_BYTES + 1, 0)
+        except OSError:  # it is anything but a file
+            return None
         if len(secret) != _KEY_BYTES:
             return None
         private = Ed25519PrivateKey.from_private_bytes(secret)
@@ -112,7 +115,7 @@ def open_vault(manager: Manager) -> Vault:
     if manager.credentials is not None and (path := manager.credentials / SEED_CREDENTIAL).exists():
         return SeedVault(_read_seed(path))
     if manager.notifier.is_managed:
-        return DescriptorVault(manager.kept(PREFIX), manager.notifier)
+        return DescriptorVault(manager.kept(), manager.notifier)
     return Vault()
 
 

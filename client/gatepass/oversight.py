@@ -66,6 +66,8 @@ class Enforced(NamedTuple):
     """The names of the others."""
     ended: int
     """Sessions that it ended."""
+    recorded: bool = True
+    """False: it is in force, and forgotten with the broker's next start unless its journal can be written before."""
 
 
 def sessions_reply(result: Message) -> SessionList:
@@ -95,6 +97,7 @@ def enforced_reply(result: Message) -> Enforced:
         acted=field(result, "acted", int),
         waiting=each(result, "waiting", str),
         ended=field(result, "ended", int),
+        recorded=optional(result, "recorded", bool) is not False,
     )
 
 

@@ -19,7 +19,7 @@ from h11 import SERVER
 
 from gatepass.clock import Moment, now
 from gatepass.daemon.logs import SeldomPerKey
-from gatepass.daemon.pulse import keep_manager_informed
+from gatepass.daemon.pulse import Queue, keep_manager_informed
 from gatepass.daemon.safe_paths import make_directory
 from gatepass.daemon.systemd import Inherited, Notifier
 from gatepass_gateway.authenticator import Authenticator
@@ -80,9 +80,10 @@ async def run(
             async with anyio.create_task_group() as tasks:
                 for part in (sessions, logins, source):
                     tasks.start_soon(part.run)
-                for listener in listening:
-                    tasks.start_soon(proxy.accept_from, listener, clients)
-                _tell(notifier, proxy, settings, tasks)
+                queues = [Queue(listener) for listener in listening]
+                for listener, queue in zip(listening, queues, strict=True):
+                    tasks.start_soon(proxy.accept_from, listener, queue, clients)
+                _tell(notifier, proxy, settings, queues, tasks)
                 ready(settings)
                 await _stop_signal()
                 tasks.cancel_scope.cancel()
@@ -91,11 +92,11 @@ async def run(
             clients.cancel_scope.deadline = anyio.current_time() + _DRAIN_SECONDS
 
 
-def _tell(notifier: Notifier, proxy: _Proxy, settings: Settings, tasks: TaskGroup) -> None:
+def _tell(notifier: Notifier, proxy: _Proxy, settings: Settings, queues: Sequence[Queue], tasks: TaskGroup) -> None:
     """Tell the service manager that the proxy serves, and from now on how it is."""
     notifier.ready(proxy.status)
     still_answers = partial(answers, settings.listen[0])
-    tasks.start_soon(keep_manager_informed, notifier, lambda: proxy.status, still_answers)
+    tasks.start_soon(keep_manager_informed, notifier, lambda: proxy.status, still_answers, queues)
 
 
 class _Proxy:
@@ -106,9 +107,10 @@ class _Proxy:
         self._gate = gate
         self._clients = clients
         self._no_room = SeldomPerKey("no_room")
-        self._connections = Shares(
-            per_uid=limits.connections_per_uid, in_all=min(limits.connections, _connections_possible())
-        )
+        in_all = min(limits.connections, _connections_possible())
+        # A user's part stays the same: few files must not be one user's.
+        per_uid = max(1, limits.connections_per_uid * in_all // limits.connections)
+        self._connections = Shares(per_uid=per_uid, in_all=in_all)
 
     @property
     def status(self) -> str:
@@ -123,10 +125,11 @@ class _Proxy:
             parts.append(source.complaint)
         return "; ".join(parts)
 
-    async def accept_from(self, listener: socket.socket, clients: TaskGroup) -> None:
+    async def accept_from(self, listener: socket.socket, queue: Queue, clients: TaskGroup) -> None:
         """Take connections without end. A full file table or a client that is gone again ends nothing."""
         while True:
             await anyio.wait_readable(listener)
+            queue.taken += 1  # or tried: what the kernel refuses is no fault of the serving
             try:
                 connection, _ = listener.accept()
             except BlockingIOError:

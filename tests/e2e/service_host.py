@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from e2e.machine import Machine
@@ -14,6 +15,8 @@ from e2e.openclaw_install import OpenClawInstall
 
 INSTALLER = "/srv/installer"
 """The venv from which an administrator runs `gatepass-broker install`; only needed for that."""
+
+HANGING = Path(__file__).with_name("in_machine") / "hanging.py"
 
 PYTHON = "/opt/gatepass/current/bin/python"
 OPENCLAW_HOME = "/var/lib/openclaw"
@@ -132,6 +135,29 @@ def broker_host(release: str) -> Iterator[Machine]:
         prepare_installer(machine)
         install(machine, "--loopback-user", USER, "--user", "derek")
         yield machine
+
+
+def can_hang(machine: Machine, unit: str, module: str, *arguments: str, watchdog_seconds: int) -> None:
+    """From its next start on, have the service of the daemon `module` hang when it gets SIGUSR1."""
+    program = "/srv/hanging.py"
+    machine.write(program, HANGING.read_text())
+    command = " ".join((PYTHON, program, module, *arguments))
+    settings = f"[Service]\nWatchdogSec={watchdog_seconds}s\nExecStart=\nExecStart={command}\n"
+    machine.write(f"/run/systemd/system/{unit}.d/hanging.conf", settings)
+    machine.systemctl("daemon-reload")
+
+
+def cannot_hang(machine: Machine, unit: str) -> None:
+    """Take that back, for the next start."""
+    machine.run("rm", "-f", f"/run/systemd/system/{unit}.d/hanging.conf")
+    machine.systemctl("daemon-reload")
+
+
+def hang(machine: Machine, unit: str) -> None:
+    """Make it hang, and return when it does. The process goes on."""
+    before = machine.journal(unit).count("hanging")
+    machine.systemctl("kill", "--kill-whom=main", "--signal=SIGUSR1", unit)
+    machine.wait_until(lambda: machine.journal(unit).count("hanging") > before)
 
 
 def in_python(machine: Machine, source: str, user: str | None = None, check: bool = True, timeout: float = 30) -> Any:

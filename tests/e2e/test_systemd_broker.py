@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from e2e.machine import Machine, needs_machine
-from e2e.service_host import PYTHON, broker_host, in_python
+from e2e.service_host import PYTHON, broker_host, can_hang, cannot_hang, hang, in_python
 
 pytestmark = [*needs_machine, pytest.mark.timeout(300, method="signal")]
 
 BROKER = "gatepass-broker.service"
 CLIENTS_EACH = 50
 USERS = ("derek", "one", "two", "three")
+MANAGER_STARTS_ANEW = 4
+"""The round in which systemd itself is executed again, with the keys that it keeps."""
 LOOP = Path(__file__).with_name("in_machine") / "ask_in_a_loop.py"
 
 
@@ -74,6 +76,8 @@ def test_200_clients_are_all_served_through_ten_restarts_and_three_crashes(machi
         time.sleep(1)
         for round_ in range(10):
             machine.systemctl("restart", BROKER)
+            if round_ == MANAGER_STARTS_ANEW:
+                machine.systemctl("daemon-reexec")
             if round_ % 3 == 2:
                 time.sleep(0.5)
                 machine.run("kill", "-KILL", machine.property(BROKER, "MainPID"))
@@ -94,19 +98,20 @@ def test_200_clients_are_all_served_through_ten_restarts_and_three_crashes(machi
 
 
 def test_a_broker_that_hangs_is_killed_by_the_watchdog_and_is_back(machine: Machine) -> None:
-    machine.write(f"/run/systemd/system/{BROKER}.d/watchdog.conf", "[Service]\nWatchdogSec=2s\n")
-    machine.systemctl("daemon-reload")
+    """Its loop alone: the process runs, and another thread of it."""
+    can_hang(machine, BROKER, "gatepass_broker", "--config", "/etc/gatepass/broker.toml", watchdog_seconds=2)
     machine.systemctl("restart", BROKER)
     token = machine.run("gatepass", "token", user="derek").stdout
     pid = machine.property(BROKER, "MainPID")
-    machine.run("kill", "-STOP", pid)
     started = time.monotonic()
+    hang(machine, BROKER)
     # It has 2 s to give a sign of life, and the next broker serves within a second.
     assert machine.run("gatepass", "token", "--timeout", "10", user="derek").stdout
     assert time.monotonic() - started < 6
     assert machine.property(BROKER, "MainPID") != pid
     assert "watchdog" in machine.journal(BROKER).lower()
     assert machine.run("gatepass", "verify", user="derek", stdin=token).returncode == 0
+    cannot_hang(machine, BROKER)
 
 
 def test_a_wrong_configuration_with_clients_waiting_is_no_restart_loop(machine: Machine) -> None:
@@ -120,6 +125,18 @@ def test_a_wrong_configuration_with_clients_waiting_is_no_restart_loop(machine: 
     machine.write("/etc/gatepass/broker.toml", good)
     machine.systemctl("restart", BROKER)
     assert waiting.communicate(timeout=40)[0].count(".") == 2  # it was patient, and was served
+
+
+def test_a_broker_that_ends_at_once_is_not_given_up(machine: Machine) -> None:
+    """Who waits has it started again as fast as it ends, and systemd would close the socket after 20 times in 2 s."""
+    machine.write(f"/run/systemd/system/{BROKER}.d/ends.conf", "[Service]\nExecStart=\nExecStart=/bin/sh -c 'exit 2'\n")
+    machine.systemctl("daemon-reload")
+    machine.systemctl("restart", BROKER, check=False)
+    waiting = machine.popen("gatepass", "token", "--timeout", "30", user="derek")
+    machine.wait_until(lambda: machine.journal(BROKER).count("status=2/INVALIDARGUMENT") > 25, timeout=20)
+    machine.run("rm", f"/run/systemd/system/{BROKER}.d/ends.conf")
+    machine.systemctl("daemon-reload")
+    assert waiting.communicate(timeout=40)[0].count(".") == 2
 
 
 def test_keys_from_an_encrypted_credential_survive_a_stop(machine: Machine) -> None:

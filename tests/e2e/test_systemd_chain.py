@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import tomllib
 from collections.abc import Iterator
-from contextlib import ExitStack
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import pytest
 
 from e2e.callers import Answer, bearer, http_request
 from e2e.machine import Machine, needs_machine
+from e2e.many_clients import HTTP_CLIENTS, SESSIONS, Seen, many_clients
 from e2e.model_server import Call, ModelServer, Say
 from e2e.network import in_network, network_of, run_in_network
 from e2e.nginx import ALICE, SESSION, Nginx
@@ -28,12 +33,19 @@ from e2e.service_host import (
     PROXY_PORT,
     OpenClawService,
     before_setup,
+    can_hang,
+    cannot_hang,
+    hang,
     install,
     prepare_installer,
 )
 
 pytestmark = [*needs_machine, pytest.mark.timeout(400, method="signal")]
 
+REDIRECT = "gatepass-redirect.service"
+CONFIGURED = ("--config", "/etc/gatepass/gateway.toml")
+STARTS_IN = 4.0
+"""Seconds in which a service that was killed is back, with much else going on."""
 INVOKE = {"tool": "sessions_list", "args": {}}
 MALLORY = Account(4242, 4242)
 """Somebody whom neither the machine nor OpenClaw knows."""
@@ -87,6 +99,9 @@ def chain(request: pytest.FixtureRequest, openclaw_install: OpenClawInstall) -> 
             *("--loopback-user", USER, "--openclaw-user", "openclaw", "--openclaw-unit", OPENCLAW_UNIT),
             *("--openclaw", "/usr/local/bin/openclaw", "--reverse-proxy", "www-data:nginx.service"),
         )
+        # Until it is made to; here, since OpenClaw is restarted with it once it runs.
+        can_hang(machine, REDIRECT, "gatepass_gateway.redirect", *CONFIGURED, watchdog_seconds=4)
+        machine.systemctl("restart", REDIRECT)
         machine.systemctl("enable", OPENCLAW_UNIT)
         machine.systemctl("start", OPENCLAW_UNIT)
         openclaw.wait_until_ready()
@@ -246,6 +261,41 @@ def test_with_the_proxy_stopped_logins_are_refused_and_its_port_is_nobodys(chain
     assert chain.openclaw.cli("cron", "list").returncode == 0
 
 
+@contextmanager
+def clients_of(chain: Chain) -> Iterator[Future[Seen]]:
+    """Have many clients at OpenClaw's port during the block, and tell after it what they saw."""
+    with ThreadPoolExecutor(1) as pool, TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)  # for the clients' user
+        enough = Path(directory) / "enough"
+        everyone = partial(many_clients, PORT, chain.token("openclaw"), enough)
+        clients = pool.submit(run_in_network, network_of(chain.machine.pid), chain.account("openclaw"), everyone)
+        try:
+            yield clients
+        finally:
+            enough.touch()
+            wait([clients])
+
+
+def test_clients_outlive_a_proxy_and_a_broker_that_are_killed(chain: Chain) -> None:
+    """What is under way is cut off at once; who asks again is served, and sessions come back with their token."""
+    machine, proxy = chain.machine, "gatepass-gateway.service"
+    started = machine.property(OPENCLAW_UNIT, "MainPID")
+    with clients_of(chain) as clients:
+        time.sleep(1)
+        machine.systemctl("restart", proxy)
+        for number in ("KILL", "SEGV"):
+            machine.systemctl("kill", f"--signal={number}", proxy, "gatepass-broker.service")
+            time.sleep(1.5)
+    seen = clients.result()
+    assert seen.faults == []
+    assert seen.answers["refused"] == 0, seen  # the port is the socket unit's
+    assert seen.answers["200"] > HTTP_CLIENTS * 4, seen
+    assert seen.answers["connect"] >= SESSIONS * 3, seen
+    assert seen.slowest < STARTS_IN, seen
+    assert machine.property(OPENCLAW_UNIT, "MainPID") == started
+    assert "dumped" not in machine.journal(proxy)
+
+
 def test_a_proxy_that_restarts_loses_no_request(chain: Chain) -> None:
     """The port is the socket unit's: who connects meanwhile waits."""
     account, token = chain.account("openclaw"), chain.token("openclaw")
@@ -266,14 +316,39 @@ def test_without_the_redirect_openclaw_stops_and_comes_back_with_it(chain: Chain
     assert chain.openclaw.cli("cron", "list").returncode == 0
 
 
+def test_a_proxy_whose_loop_hangs_is_killed_and_logins_work_again(chain: Chain) -> None:
+    machine, unit = chain.machine, "gatepass-gateway.service"
+    can_hang(machine, unit, "gatepass_gateway", *CONFIGURED, watchdog_seconds=3)
+    machine.systemctl("restart", unit)
+    account, token = chain.account("openclaw"), chain.token("openclaw")
+    hang(machine, unit)
+    started = time.monotonic()
+    # This one waits in the queue of the port for the next proxy.
+    assert chain.ask(account, [bearer(token)]).status == 200
+    assert time.monotonic() - started < 3 + STARTS_IN
+    assert watchdog_kills(machine, unit) == 1
+    cannot_hang(machine, unit)
+    assert chain.openclaw.cli("cron", "list").returncode == 0
+
+
 def test_a_crash_of_the_redirect_leaves_the_port_shut_until_all_is_well_again(chain: Chain) -> None:
-    machine, ready = chain.machine, chain.openclaw.times_ready()
-    machine.run("kill", "-KILL", machine.property("gatepass-redirect.service", "MainPID"))
+    """It hangs, and the watchdog kills it."""
+    machine, ready, pid = chain.machine, chain.openclaw.times_ready(), chain.machine.property(REDIRECT, "MainPID")
+    hang(machine, REDIRECT)
+    while machine.property(REDIRECT, "MainPID") == pid:
+        assert_shut(chain)
     assert_shut(chain)
+    assert watchdog_kills(machine, REDIRECT) == 1
+    cannot_hang(machine, REDIRECT)
     chain.openclaw.wait_until_ready(ready)
-    machine.wait_until(lambda: machine.property("gatepass-redirect.service", "ActiveState") == "active", timeout=10)
+    machine.wait_until(lambda: machine.property(REDIRECT, "ActiveState") == "active", timeout=10)
     assert chain.openclaw.cli("cron", "list").returncode == 0
     assert_shut(chain)
+
+
+def watchdog_kills(machine: Machine, unit: str) -> int:
+    """How often systemd has killed the service for not saying that it is alive."""
+    return machine.journal(unit).count("Watchdog timeout")
 
 
 def test_openclaw_starts_reloads_and_serves_its_remote_users_with_the_broker_down(chain: Chain) -> None:

@@ -217,7 +217,7 @@ def decided(request: Message) -> Message:
     decision = decide(RULES, present, around, inquiry)
     assert isinstance(decision.result, dict), decision.result
     token = {} if decision.claims is None else {"token": "eyJhbGci…"}
-    outcome = acted_on(decision, present, followers) if decision.awaits_followers else {}
+    outcome = {**acted_on(decision, present, followers), "recorded": True} if decision.awaits_followers else {}
     return messages.ok_message(request["id"], {**token, **decision.result, **outcome})
 
 

@@ -11,8 +11,8 @@ from gatepass.oversight import Enforced
 
 CONFIRMED: Final = """\
 Returns when every gateway that is connected to the broker has carried it out. Exits with 4 if one has not within two
-seconds: it is in force at the broker then, but sessions may go on at the gateways that are named. Takes root, but for
-a broker of your own."""
+seconds: it is in force at the broker then, but sessions may go on at the gateways that are named. Exits with 4 as well
+if it is in force but could not be recorded (a full disk). Takes root, but for a broker of your own."""
 
 
 def show(options: argparse.Namespace, enforced: Enforced, sentence: str) -> int:
@@ -21,8 +21,13 @@ def show(options: argparse.Namespace, enforced: Enforced, sentence: str) -> int:
         put_json(members(enforced))
     else:
         put(sentence)
+    if not enforced.recorded:
+        tell(
+            "it is in force, but not on the record, as the broker's journal cannot be written: it ends with the next "
+            "stop of the broker, unless there is room before. Free space, then say the same again"
+        )
     if not enforced.waiting:
-        return DONE
+        return DONE if enforced.recorded else TRY_LATER
     names = ", ".join(f"'{name}'" for name in enforced.waiting)
     tell(
         f"{len(enforced.waiting)} of {count(enforced.gateways, 'gateway')} did not confirm it in time: {names}; what "

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
+import stat
 import sys
 import time
 from collections.abc import Hashable
@@ -49,8 +52,49 @@ class SeldomPerKey:
         self._warnings.setdefault(key, SeldomWarning(self._event)).warn(**values)
 
 
+class Lines:
+    """Writes lines to a descriptor, and never fails: that nobody takes its log must not end a service.
+
+    Nor does it wait where that is a socket, as systemd's journal is: what does not fit is lost, and counted.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._is_socket = descriptor >= 0 and stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+        self._rest = b""
+        """Of a line that was taken in part."""
+        self._lost = 0
+
+    def write(self, line: str) -> None:
+        """Write `line`, which comes without its end."""
+        note = f"lines of this log that nobody took: {self._lost}\n" if self._lost else ""
+        data = self._rest + f"{note}{line}\n".encode(errors="backslashreplace")
+        sent = self._send(data)
+        if sent > len(self._rest):
+            self._rest, self._lost = data[sent:], 0
+        else:
+            self._rest, self._lost = self._rest[sent:], self._lost + 1
+
+    def _send(self, data: bytes) -> int:
+        """Return how many bytes were taken."""
+        try:
+            if not self._is_socket:
+                return os.write(self._descriptor, data)
+            taker = socket.socket(fileno=self._descriptor)
+            try:
+                return taker.send(data, socket.MSG_DONTWAIT)
+            finally:
+                taker.detach()
+        except OSError:
+            return 0
+
+    debug = info = warning = error = critical = write
+    """As structlog calls it."""
+
+
 def configure_logs(form: LogFormat) -> None:
     """Write log lines to stderr as logfmt or JSON. No secret gets here: values are chosen at each call."""
+    lines = Lines(sys.stderr.fileno() if sys.stderr else -1)  # None: it is closed, and its number another file's
     renderer = (
         structlog.processors.JSONRenderer()
         if form == "json"
@@ -64,6 +108,6 @@ def configure_logs(form: LogFormat) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: lines,
         cache_logger_on_first_use=True,
     )

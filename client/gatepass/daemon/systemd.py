@@ -9,19 +9,20 @@ from __future__ import annotations
 import array
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from gatepass.errors import ConfigurationError
+from gatepass.errors import ConfigurationError, GatepassError
 
 _FIRST_DESCRIPTOR: Final = 3
 """SD_LISTEN_FDS_START."""
 
 FAILURE_SECONDS: Final = 3.0
-"""How long a service that is misconfigured takes to end, when clients may be waiting for it."""
+"""How long a service that cannot start takes to end, when clients may be waiting for it."""
 
 
 class Inherited(NamedTuple):
@@ -59,6 +60,8 @@ class Notifier:
         self.watchdog_seconds = watchdog_seconds
         """The manager kills the service when it has not heard `alive` for so long. None: it does not look."""
         self._address = address
+        self.has_served = False
+        """Whether `ready` was said."""
 
     @classmethod
     def from_environment(cls) -> Notifier:
@@ -77,6 +80,7 @@ class Notifier:
 
     def ready(self, status: str) -> None:
         """Say that the service serves, at first or after `reloading`."""
+        self.has_served = True
         self._send(f"READY=1\nSTATUS={status}")
 
     def status(self, status: str) -> None:
@@ -136,22 +140,28 @@ class Manager(NamedTuple):
 
     @contextmanager
     def slow_to_fail(self) -> Iterator[None]:
-        """Let a `ConfigurationError` out only after a while, if sockets were handed over.
+        """Let what keeps a service from starting out only after a while, if sockets were handed over.
 
-        Whoever waits in one has the service started again as soon as it ends, without end.
+        Whoever waits in one has the service started again as soon as it ends, without end; and a disk that is full is
+        still so at once.
         """
         try:
             yield
-        except ConfigurationError as error:
-            if self.inherited:
-                self.notifier.status(f"misconfigured: {error.message}")
+        except (GatepassError, OSError) as error:
+            if self.inherited and not self.notifier.has_served:
+                why = "misconfigured" if isinstance(error, ConfigurationError) else "cannot start"
+                self.notifier.status(f"{why}: {error}")
                 time.sleep(FAILURE_SECONDS)
             raise
 
-    def kept(self, prefix: str) -> list[Inherited]:
-        """Return the files that were kept for us under names that begin with `prefix`."""
-        return [entry for entry in self.inherited if entry.name.startswith(prefix)]
+    def kept(self) -> list[Inherited]:
+        """Return the files that were kept for us, maybe by another release."""
+        return [entry for entry in self.inherited if not _is_socket(entry)]
 
-    def other_than(self, prefix: str) -> list[Inherited]:
-        """Return what is not in `kept`: the sockets."""
-        return [entry for entry in self.inherited if not entry.name.startswith(prefix)]
+    def sockets(self) -> list[Inherited]:
+        """Return the sockets."""
+        return [entry for entry in self.inherited if _is_socket(entry)]
+
+
+def _is_socket(entry: Inherited) -> bool:
+    return stat.S_ISSOCK(os.fstat(entry.descriptor).st_mode)

@@ -229,6 +229,55 @@ async def test_52_a_rotation_that_cannot_be_recorded_does_not_happen(
         assert len(broker.server.broker.follow_message()["keys"]) == 2
 
 
+async def test_52_a_lock_holds_on_a_full_disk_and_is_on_the_record_once_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FullDisk(0)
+    async with running_broker(tmp_path) as broker:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", disk)
+            assert error_code(await broker.ask(op="issue")) == "unavailable"
+            for request in ({"op": "lock"}, {"op": "lock"}, {"op": "revoke", "by": "all"}):
+                reply = await broker.ask(**request)
+                assert (reply["ok"], reply["recorded"]) == (True, False)
+            assert error_code(await broker.ask(op="unlock")) == "unavailable"
+            assert (await broker.ask(op="status"))["locked"] is True
+            assert "not on the record" in broker.server.status
+            with pytest.raises(JournalError):
+                broker.server.broker.turn_keys()
+        broker.server.broker.turn_keys()  # which is asked each minute
+        assert "not on the record" not in broker.server.status
+        assert (await broker.ask(op="lock"))["recorded"] is True
+
+    journal = tmp_path / "state" / "journal"
+    assert check_journal(journal).problem == ""
+    assert [line["event"] for line in lines(journal) if line["event"] in ("locked", "revoked")] == ["locked", "revoked"]
+    async with running_broker(tmp_path) as broker:
+        assert error_code(await broker.ask(op="issue")) == "locked"
+        standing = broker.server.broker.state.standing
+        assert (standing.locked, [revocation.by for revocation in standing.revocations]) == (True, ["all"])
+
+
+async def test_52_a_lock_goes_onto_the_record_before_anything_else_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_broker(tmp_path) as broker:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", FullDisk(0))
+            await broker.ask(op="lock")
+            patch.setattr("gatepass_broker.service.MAX_UNRECORDED", 1)
+            assert error_code(await broker.ask(op="revoke", by="all")) == "unavailable"
+        assert error_code(await broker.ask(op="issue")) == "locked"
+        assert (await broker.ask(op="unlock"))["recorded"] is True
+        assert (await broker.ask(op="issue"))["ok"]
+    journal = tmp_path / "state" / "journal"
+    assert check_journal(journal).problem == ""
+    happened = [
+        line["event"] for line in lines(journal) if line["event"] in ("locked", "refused", "unlocked", "issued")
+    ]
+    assert happened == ["locked", "refused", "unlocked", "issued"]
+
+
 def test_52_a_sync_that_fails_leaves_no_half_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_journal(tmp_path / "j", 3)
     journal, key = Journal(tmp_path / "j", LIMITS), SigningKey(1.0, 3600)

@@ -9,11 +9,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import anyio
 import pytest
 
-from support.broker import BrokerProcess, RawClient, ask, broker_tables, own_rule
+from gatepass.daemon.pulse import keep_manager_informed
+from gatepass.daemon.systemd import Notifier
+from gatepass_broker.pulse import answers
+from support.broker import BrokerProcess, RawClient, ask, broker_tables, in_thread, own_rule, running_broker
 from support.manager import WITH_OWN_PID, TestManager, in_memory
 
 
@@ -126,6 +131,36 @@ def test_a_broker_that_stands_still_is_not_called_alive(manager: TestManager, br
     manager.listen("WATCHDOG=1", seconds=5)
 
 
+class TakesNobody:
+    """What a broker has in the place of an acceptor when that is broken."""
+
+    def __init__(self, listening: socket.socket, _: object) -> None:
+        listening.listen()
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+async def test_a_broker_that_lets_nobody_in_is_not_called_alive_though_it_answers_itself(
+    tmp_path: Path, manager: TestManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gatepass_broker.server.pidfds_come_with_connections", lambda: False)
+    monkeypatch.setattr("gatepass_broker.server.Acceptor", TakesNobody)
+    notifier = Notifier(str(tmp_path / "notify.sock"), 0.2)
+    async with running_broker(tmp_path) as broker, anyio.create_task_group() as tasks:
+        server = broker.server
+        tasks.start_soon(keep_manager_informed, notifier, str, partial(answers, server.house), server.queues)
+        await in_thread(lambda: manager.listen("WATCHDOG=1"))  # nobody waits yet
+        with RawClient(broker.socket):
+            await anyio.sleep(0.2)
+            manager.drain()
+            manager.told.clear()
+            await anyio.sleep(0.3)
+            manager.drain()
+            assert manager.told == []
+        tasks.cancel_scope.cancel()
+
+
 def test_the_beats_leave_no_trace(manager: TestManager, broker: BrokerProcess) -> None:
     """They are no requests of a client: not in the journal, and their connections do not add up."""
     broker.start(**manager.service(watchdog_seconds=0.15))
@@ -173,6 +208,39 @@ def test_a_key_that_was_not_kept_is_replaced_and_its_tokens_still_verify(
     assert ask(broker.socket, op="verify", token=token, audience="openclaw")["ok"]
     manager.listen("FDSTOREREMOVE=1")
     assert list(manager.kept) == [f"key-{after[1]}"]
+
+
+def test_whatever_else_the_manager_has_kept_is_given_back_and_keeps_nobody_out(
+    manager: TestManager, broker: BrokerProcess
+) -> None:
+    """What another release has kept, or nobody knows, comes again at each start: it must not end them all."""
+    broker.start(**manager.service())
+    token, before = ask(broker.socket, op="issue")["token"], kids(broker)
+    broker.kill()
+    manager.drain()
+    os.close(manager.kept.pop(f"key-{before[0]}"))
+    manager.kept[f"key-{before[0]}"], other_end = os.pipe()
+    os.close(other_end)
+    manager.kept["of-another-release"] = os.memfd_create("other")
+
+    broker.start(**manager.service())
+    after = kids(broker)
+    assert (len(after), after[0]) == (2, before[0])
+    assert ask(broker.socket, op="verify", token=token, audience="openclaw")["ok"]
+    manager.drain()
+    assert list(manager.kept) == [f"key-{after[1]}"]
+
+
+def test_a_broker_that_cannot_write_takes_its_time_to_end(manager: TestManager, broker: BrokerProcess) -> None:
+    """It is started again without end: not five times in a second."""
+    manager.listen_unix(broker.socket, 0o600)
+    started = time.monotonic()
+    full = ["prlimit", "--fsize=0"]
+    command = [*full, *WITH_OWN_PID, sys.executable, "-m", "gatepass_broker", "--config", str(broker.config)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, **manager.service())
+    assert ended.returncode == 1
+    assert time.monotonic() - started > 3
+    assert "journal cannot be written" in manager.listen("STATUS=cannot start", prefix=True)["STATUS"]
 
 
 def test_the_private_key_is_on_no_disk(manager: TestManager, broker: BrokerProcess) -> None:

@@ -148,7 +148,16 @@ def test_gateways_that_have_not_confirmed_are_named(tmp_path: Path, command: lis
     assert status == 4
     assert err.startswith("gatepass: 1 of 2 gateways did not confirm it in time: 'slow'; ")
     if json_:
-        assert json.loads(out) == LATE
+        assert json.loads(out) == {**LATE, "recorded": True}
+
+
+@pytest.mark.parametrize(("answer", "also"), [(DONE, 0), (LATE, 1)], ids=["acted", "late"])
+def test_a_lock_that_is_not_on_the_record_is_no_success(tmp_path: Path, answer: Message, also: int) -> None:
+    _, status, out, err = asked(tmp_path, {**answer, "recorded": False}, "lock")
+    assert status == 4
+    assert out.startswith("locked: ")
+    assert err.startswith("gatepass: it is in force, but not on the record")
+    assert err.count("did not confirm it") == also
 
 
 @pytest.mark.parametrize("command", [["revoke", "--all"], ["lock"], ["unlock"]], ids=" ".join)

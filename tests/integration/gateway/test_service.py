@@ -22,7 +22,7 @@ from anyio.abc import SocketStream
 from gatepass.clock import Moment, now
 from gatepass.daemon import pulse
 from gatepass.daemon.systemd import Notifier
-from gatepass_gateway import server
+from gatepass_gateway import listeners, server
 from gatepass_gateway.trusted_proxy import Client
 from support.fake_broker import running_followed
 from support.gateway import (
@@ -265,6 +265,17 @@ async def test_a_proxy_that_is_full_answers_too(tmp_path: Path, manager: TestMan
             await heard(manager, "WATCHDOG=1")
 
 
+async def test_where_files_are_few_no_user_takes_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_connections_possible", lambda: 8)
+    async with (
+        running_gateway(tmp_path) as gateway,  # 512 connections, 128 of one user: a quarter
+        raw_client(gateway.port),
+        raw_client(gateway.port),
+        raw_client(gateway.port) as third,
+    ):
+        assert b"too many connections" in await read_all(third)
+
+
 async def _hang(_: object, connection: object, *__: object) -> None:
     try:
         await anyio.sleep_forever()
@@ -292,6 +303,31 @@ async def test_a_proxy_that_serves_nobody_is_not_petted_though_its_loop_runs(
         await anyio.sleep(0.3)
         manager.drain()
         assert manager.told == []
+
+
+async def test_a_proxy_that_takes_nobody_is_not_petted_when_its_queue_is_full_either(
+    tmp_path: Path, manager: TestManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it asks itself then waits for its turn, which says nothing: any user can fill the queue of a busy proxy."""
+    monkeypatch.setattr(listeners, "_BACKLOG", 1)
+    monkeypatch.setattr(server._Proxy, "accept_from", _hang)
+    async with told_by_gateway(tmp_path, manager, 0.3) as gateway:
+        waiting = [socket.socket() for _ in range(4)]
+        for client in waiting:
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", gateway.port))
+        try:
+            await eventually(
+                lambda: "nobody is let in, and somebody waits" in [entry["event"] for entry in gateway.logs]
+            )
+            manager.drain()
+            manager.told.clear()
+            await anyio.sleep(0.4)
+            manager.drain()
+            assert manager.told == []
+        finally:
+            for client in waiting:
+                client.close()
 
 
 async def test_a_proxy_that_recovers_is_petted_again(
