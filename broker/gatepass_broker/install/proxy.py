@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from gatepass.openclaw_setup.listeners import listener_on
+from gatepass.openclaw_setup.listeners import users_listening
 from gatepass_broker.install import files, openclaw, release, services
 from gatepass_broker.install.commands import run, shown
 from gatepass_broker.install.configuration import (
@@ -101,8 +101,7 @@ def _configure(work: Work, found: OpenClaw) -> bytes | None:
 def _proxy_text(work: Work, found: OpenClaw, written: str) -> bytes:
     path, request, uid = work.intention.layout.gateway_config, work.intention.request, found.account.uid
     chosen = from_setup(written, str(request.loopback_user))
-    listener = listener_on(chosen.openclaw_port)
-    check_openclaw_port(chosen.openclaw_port, request, uid, listener.uid if listener else None)
+    check_openclaw_port(chosen.openclaw_port, request, uid, users_listening(chosen.openclaw_port))
     existing = files.read(path)
     before = read_tables(existing, str(path))
     tables = gateway_tables(before, chosen, request, uid, loopback_addresses())
