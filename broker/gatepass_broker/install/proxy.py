@@ -21,7 +21,7 @@ from gatepass_broker.install.configuration import (
 )
 from gatepass_broker.install.layout import GATEWAY_ACCOUNT, GATEWAY_SERVICE, GATEWAY_SOCKET, REDIRECT_SERVICE, Layout
 from gatepass_broker.install.manifest import digest
-from gatepass_broker.install.observe import find_group, loopback_addresses
+from gatepass_broker.install.observe import find_group, lets_programs_attach, loopback_addresses
 from gatepass_broker.install.openclaw import OpenClaw, SetUp
 from gatepass_broker.install.place import Work, make_directory, place
 from gatepass_broker.install.running import enable, ensure, reload
@@ -39,6 +39,7 @@ def install_proxy(work: Work, found: OpenClaw, *, is_new_member: bool) -> None:
 
     `is_new_member` says that its account may ask the broker only since now, and has been told what that takes.
     """
+    warn_of_attaching(work)
     content = _configure(work, found)
     redirect = _run(work, content)
     # Not before the redirect runs: systemd would stop OpenClaw as soon as it knows what that is bound to.
@@ -55,6 +56,17 @@ def install_proxy(work: Work, found: OpenClaw, *, is_new_member: bool) -> None:
         work.intention.manifest.running[found.unit] = wanted
     units = (GATEWAY_SOCKET, GATEWAY_SERVICE, REDIRECT_SERVICE)
     work.steps.do(f"look whether {', '.join(units)} are active", lambda: services.check_active(*units))
+
+
+def warn_of_attaching(work: Work) -> None:
+    """Say where a reverse proxy's unit does not tell it apart: what else its account runs can get into it."""
+    for proxy in work.intention.request.reverse_proxies:
+        if proxy.unit is not None and lets_programs_attach():
+            work.steps.note(
+                f"other programs of {proxy.user} can attach to {proxy.unit} and bring identities as it does "
+                "(kernel.yama.ptrace_scope is 0): set that to 1, in a file in /etc/sysctl.d, or let nothing else run "
+                f"as {proxy.user}"
+            )
 
 
 def _run(work: Work, content: bytes | None) -> str:

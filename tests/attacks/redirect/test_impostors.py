@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -128,6 +128,16 @@ def _dialled_by_a_squatter(machine: Machine, squatter: socket.socket, port: int)
         taken_by, accepted = machine.accept()
         accepted.close()
         return taken_by
+
+
+def test_who_takes_a_port_first_keeps_the_next_out(machine: Machine) -> None:
+    """A limit, in docs/threat-model.md: whose port the kernel would have to change is refused, for its owner's sake."""
+    with machine.redirected(), ExitStack() as held:
+        for uid, address, reached in ((WWW_DATA, "127.0.0.2", "proxy"), (GAMES, "127.0.0.1", "refused")):
+            client = held.enter_context(machine.host.socket(uid))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            client.bind(("127.0.0.1", SOMEWHERE))
+            assert machine.reached(client, address) == reached
 
 
 @pytest.mark.parametrize(("cookie", "size"), [(True, 20), (True, 150), (False, 150)])
