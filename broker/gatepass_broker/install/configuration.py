@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -148,10 +148,10 @@ def from_setup(text: str, loopback_user: str) -> FromSetup:
     return FromSetup(tables.upstream.port, tables.identity.user_header, scopes, tables.identity.fixed_headers)
 
 
-def check_openclaw_port(port: int, request: Request, uid: int, listener_uid: int | None) -> None:
+def check_openclaw_port(port: int, request: Request, uid: int, listening: Collection[int]) -> None:
     """Raise `ConfigurationError` for a port that is not OpenClaw's: what others send there would be redirected.
 
-    `listener_uid` is who listens there now, None if nobody does.
+    `listening` are the users who listen there now, at whatever address: the redirect leads from all of them.
     """
     where = "gateway.port in OpenClaw's configuration"
     if port == request.proxy_port:
@@ -161,9 +161,9 @@ def check_openclaw_port(port: int, request: Request, uid: int, listener_uid: int
             f"{port} is a privileged port, which uid {uid} cannot listen on; take one from {_UNPRIVILEGED} on",
             where=where,
         )
-    if listener_uid not in (None, uid):
+    if others := sorted(set(listening) - {uid}):
         raise ConfigurationError(
-            f"uid {listener_uid} listens on port {port}, and OpenClaw runs as uid {uid}; give OpenClaw a port of its "
+            f"uid {others[0]} listens on port {port}, and OpenClaw runs as uid {uid}; give OpenClaw a port of its "
             "own, or name the account that runs it, --openclaw-user USER",
             where=where,
         )

@@ -20,6 +20,8 @@ from gatepass_broker.install.release import base_interpreter
 BOOTED: Final = Path("/run/systemd/system")
 """There if systemd is the service manager: sd_booted(3)."""
 
+PTRACE_SCOPE: Final = Path("/proc/sys/kernel/yama/ptrace_scope")
+
 _OUT_OF_REACH: Final = ("/root", "/home", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - not to be written to
 """What `ProtectHome=` and `PrivateTmp=` of our units hide."""
 
@@ -64,6 +66,14 @@ def systemd_version() -> int | None:
     except CommandError:
         return None
     return int(words[1]) if len(words) > 1 and words[1].isdecimal() else None
+
+
+def lets_programs_attach(scope: Path = PTRACE_SCOPE) -> bool:
+    """Whether one account's programs may attach to each other, and so be each other. Debian's kernel lets them."""
+    try:
+        return scope.read_text().strip() == "0"
+    except OSError:  # a kernel without Yama
+        return True
 
 
 def has_library(name: str) -> bool:

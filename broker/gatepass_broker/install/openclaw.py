@@ -117,7 +117,8 @@ def set_up(layout: Layout, openclaw: OpenClaw, request: Request) -> SetUp:
         answer = json.loads(done.stdout)
         path = _proxy_file(answer)
         notes, is_new = tuple(printable(str(note)) for note in answer["notes"]), bool(answer["changes"])
-    except (ValueError, KeyError, TypeError, StopIteration):
+    # That account may be hostile: its answer can be anything that is JSON, and deeper than anything can be read.
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, StopIteration):
         raise CommandError(f"'gatepass openclaw setup' answered what it should not: {_said(done)}") from None
     return SetUp(read_as(layout, openclaw, path), notes, is_new)
 

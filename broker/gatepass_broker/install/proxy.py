@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from gatepass.openclaw_setup.listeners import listener_on
+from gatepass.openclaw_setup.listeners import users_listening
 from gatepass_broker.install import files, openclaw, release, services
 from gatepass_broker.install.commands import run, shown
 from gatepass_broker.install.configuration import (
@@ -21,7 +21,7 @@ from gatepass_broker.install.configuration import (
 )
 from gatepass_broker.install.layout import GATEWAY_ACCOUNT, GATEWAY_SERVICE, GATEWAY_SOCKET, REDIRECT_SERVICE, Layout
 from gatepass_broker.install.manifest import digest
-from gatepass_broker.install.observe import find_group, loopback_addresses
+from gatepass_broker.install.observe import find_group, lets_programs_attach, loopback_addresses
 from gatepass_broker.install.openclaw import OpenClaw, SetUp
 from gatepass_broker.install.place import Work, make_directory, place
 from gatepass_broker.install.running import enable, ensure, reload
@@ -39,6 +39,7 @@ def install_proxy(work: Work, found: OpenClaw, *, is_new_member: bool) -> None:
 
     `is_new_member` says that its account may ask the broker only since now, and has been told what that takes.
     """
+    warn_of_attaching(work)
     content = _configure(work, found)
     redirect = _run(work, content)
     # Not before the redirect runs: systemd would stop OpenClaw as soon as it knows what that is bound to.
@@ -55,6 +56,17 @@ def install_proxy(work: Work, found: OpenClaw, *, is_new_member: bool) -> None:
         work.intention.manifest.running[found.unit] = wanted
     units = (GATEWAY_SOCKET, GATEWAY_SERVICE, REDIRECT_SERVICE)
     work.steps.do(f"look whether {', '.join(units)} are active", lambda: services.check_active(*units))
+
+
+def warn_of_attaching(work: Work) -> None:
+    """Say where a reverse proxy's unit does not tell it apart: what else its account runs can get into it."""
+    for proxy in work.intention.request.reverse_proxies:
+        if proxy.unit is not None and lets_programs_attach():
+            work.steps.note(
+                f"other programs of {proxy.user} can attach to {proxy.unit} and bring identities as it does "
+                "(kernel.yama.ptrace_scope is 0): set that to 1, in a file in /etc/sysctl.d, or let nothing else run "
+                f"as {proxy.user}"
+            )
 
 
 def _run(work: Work, content: bytes | None) -> str:
@@ -101,8 +113,7 @@ def _configure(work: Work, found: OpenClaw) -> bytes | None:
 def _proxy_text(work: Work, found: OpenClaw, written: str) -> bytes:
     path, request, uid = work.intention.layout.gateway_config, work.intention.request, found.account.uid
     chosen = from_setup(written, str(request.loopback_user))
-    listener = listener_on(chosen.openclaw_port)
-    check_openclaw_port(chosen.openclaw_port, request, uid, listener.uid if listener else None)
+    check_openclaw_port(chosen.openclaw_port, request, uid, users_listening(chosen.openclaw_port))
     existing = files.read(path)
     before = read_tables(existing, str(path))
     tables = gateway_tables(before, chosen, request, uid, loopback_addresses())

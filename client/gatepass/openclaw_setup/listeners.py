@@ -9,6 +9,7 @@ from typing import Final
 
 from gatepass.openclaw_setup.facts import Listener
 
+_TABLES: Final = ("tcp", "tcp6")
 _LISTEN: Final = "0A"
 """TCP_LISTEN of <net/tcp_states.h>, as /proc/net/tcp writes it."""
 _LOCAL: Final = frozenset(
@@ -24,13 +25,20 @@ _LOCAL: Final = frozenset(
 
 def listener_on(port: int) -> Listener | None:
     """Return who accepts connections to 127.0.0.1 at `port`, None if nobody does."""
-    for table in ("tcp", "tcp6"):
-        for uid, inode in _listening(table, port):
-            return Listener(uid, _program(inode))
+    for table in _TABLES:
+        for address, uid, inode in _listening(table, port):
+            if address in _LOCAL:
+                return Listener(uid, _program(inode))
     return None
 
 
-def _listening(table: str, port: int) -> Iterator[tuple[int, str]]:
+def users_listening(port: int) -> frozenset[int]:
+    """Return the uids of all who accept connections at `port`, at whatever address of this machine."""
+    return frozenset(uid for table in _TABLES for _, uid, _ in _listening(table, port))
+
+
+def _listening(table: str, port: int) -> Iterator[tuple[str, int, str]]:
+    """Yield address, uid and inode of the sockets that listen at `port`."""
     try:
         lines = Path(f"/proc/net/{table}").read_text().splitlines()[1:]
     except OSError:
@@ -38,8 +46,8 @@ def _listening(table: str, port: int) -> Iterator[tuple[int, str]]:
     for line in lines:
         fields = line.split()
         address, _, number = fields[1].partition(":")
-        if fields[3] == _LISTEN and address in _LOCAL and int(number, 16) == port:
-            yield int(fields[7]), fields[9]
+        if fields[3] == _LISTEN and int(number, 16) == port:
+            yield address, int(fields[7]), fields[9]
 
 
 def _program(inode: str) -> str | None:

@@ -86,6 +86,7 @@ def _filter(settings: RedirectSettings) -> str:
 		type filter hook output priority 1000; policy accept;
 		tcp dport {gateway} {_OPENING} jump to_gateway
 		tcp dport {proxy} {_OPENING} jump to_proxy
+		tcp sport {gateway} {_OPENING} jump from_gateway
 		tcp sport {proxy} tcp flags & syn == syn jump from_proxy
 	}}
 
@@ -104,6 +105,13 @@ def _filter(settings: RedirectSettings) -> str:
 		meta length > 100 drop
 	}}
 
+	# Who was bound to the gateway's port before it listened could dial the proxy just when that dials, and have its
+	# connection. Refused at once: one that goes on waiting could still.
+	chain from_gateway {{
+		{_LEAVES}
+		meta l4proto tcp reject with tcp reset
+	}}
+
 	# Nobody but the proxy, and root, who holds its port while it is stopped, answers or dials from there.
 	chain from_proxy {{
 		{_LEAVES}
@@ -117,8 +125,10 @@ def _filter(settings: RedirectSettings) -> str:
 		tcp dport {proxy} {_OPENING} jump proxy_reached
 	}}
 
-	# What comes by lo was judged when it left; unless a route that is not everybody's makes its address a local one.
+	# What comes by lo was judged when it left; unless a route that is not everybody's makes its address a local one, or
+	# another program has written another port into it, which connection tracking has not seen.
 	chain gateway_from_elsewhere {{
+		iif "lo" meta l4proto tcp ct original proto-dst != {gateway} reject with tcp reset
 		iif "lo" fib daddr type local return
 {_allowed("ip", (network for network in settings.allow_from if network.version == 4))}\
 {_allowed("ip6", (network for network in settings.allow_from if network.version == 6))}\

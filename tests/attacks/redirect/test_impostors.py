@@ -5,12 +5,13 @@ from __future__ import annotations
 import select
 import socket
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 
 from attacks.redirect.machine import (
     GAMES,
+    GATEWAY,
     GATEWAY_PORT,
     PROXY,
     PROXY_PORT,
@@ -23,6 +24,7 @@ from attacks.redirect.machine import (
 
 pytestmark = pytest.mark.skipif(skip_reason() is not None, reason=str(skip_reason()))
 
+SOMEWHERE = 40_500
 TCP_FASTOPEN, TCP_FASTOPEN_NO_COOKIE = 23, 34
 
 
@@ -92,6 +94,50 @@ def _meet(machine: Machine, port: int, impostor_first: bool) -> bytes:
         with suppress(BlockingIOError, ConnectionError):
             return impostor.recv(100)
     return b""
+
+
+def test_who_was_on_the_gateways_port_first_does_not_swallow_what_the_proxy_dials(machine: Machine) -> None:
+    """Bound before the gateway listens, and dialling the port from which the proxy dials next."""
+    machine.hush("gateway")
+    with machine.host.socket(WWW_DATA) as before, machine.host.socket(WWW_DATA) as during:
+        for squatter in (before, during):
+            squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            squatter.bind(("127.0.0.1", GATEWAY_PORT))
+            squatter.setblocking(False)
+        machine.listen("gateway", GATEWAY, "127.0.0.1", GATEWAY_PORT)
+        assert _dialled_by_a_squatter(machine, before, SOMEWHERE) == "nobody"
+        with machine.redirected():
+            assert _dialled_by_a_squatter(machine, during, SOMEWHERE + 1) == "gateway"
+
+
+def _dialled_by_a_squatter(machine: Machine, squatter: socket.socket, port: int) -> str:
+    """Have a socket on the gateway's port dial `port` for ever; return who gets what the proxy sends from there."""
+    with machine.host.listener(WWW_DATA, "127.0.0.1", port) as deaf:
+        deaf.listen(0)
+        with machine.host.socket(GAMES) as first:
+            first.connect(("127.0.0.1", port))  # its queue is full, and whoever else dials is not answered
+            squatter.connect_ex(("127.0.0.1", port))
+            time.sleep(0.1)
+    with machine.host.socket(PROXY) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        client.bind(("127.0.0.1", port))
+        client.settimeout(SILENCE)
+        client.connect(("127.0.0.1", GATEWAY_PORT))
+        if not select.select(machine.listeners["gateway"], [], [], SILENCE)[0]:
+            return "nobody"
+        taken_by, accepted = machine.accept()
+        accepted.close()
+        return taken_by
+
+
+def test_who_takes_a_port_first_keeps_the_next_out(machine: Machine) -> None:
+    """A limit, in docs/threat-model.md: whose port the kernel would have to change is refused, for its owner's sake."""
+    with machine.redirected(), ExitStack() as held:
+        for uid, address, reached in ((WWW_DATA, "127.0.0.2", "proxy"), (GAMES, "127.0.0.1", "refused")):
+            client = held.enter_context(machine.host.socket(uid))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            client.bind(("127.0.0.1", SOMEWHERE))
+            assert machine.reached(client, address) == reached
 
 
 @pytest.mark.parametrize(("cookie", "size"), [(True, 20), (True, 150), (False, 150)])

@@ -155,21 +155,22 @@ def test_what_openclaws_account_wrote_is_refused_if_it_has_another_form(text: st
 
 
 @pytest.mark.parametrize(
-    ("port", "uid", "listener", "reason"),
+    ("port", "uid", "listening", "reason"),
     [
-        (789, 1000, None, "the port of the proxy"),
-        (22, 1000, 0, "privileged port"),
-        (5432, 1000, 105, "uid 105 listens on port 5432"),
-        (18_789, 1000, 0, "uid 0 listens"),
+        (789, 1000, (), "the port of the proxy"),
+        (22, 1000, (0,), "privileged port"),
+        (5432, 1000, (105,), "uid 105 listens on port 5432"),
+        (5432, 1000, (1000, 105), "uid 105 listens on port 5432"),
+        (18_789, 1000, (0,), "uid 0 listens"),
     ],
 )
 def test_openclaws_account_cannot_have_somebody_elses_port_redirected(
-    port: int, uid: int, listener: int | None, reason: str
+    port: int, uid: int, listening: tuple[int, ...], reason: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=reason):
-        check_openclaw_port(port, REQUEST, uid, listener)
+        check_openclaw_port(port, REQUEST, uid, listening)
 
 
-@pytest.mark.parametrize("listener", [None, 1000])
-def test_openclaws_own_port_is_taken(listener: int | None) -> None:
-    check_openclaw_port(18_789, REQUEST, 1000, listener)
+@pytest.mark.parametrize("listening", [(), (1000,)])
+def test_openclaws_own_port_is_taken(listening: tuple[int, ...]) -> None:
+    check_openclaw_port(18_789, REQUEST, 1000, listening)

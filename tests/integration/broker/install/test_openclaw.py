@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,6 +119,28 @@ def test_a_link_leads_root_nowhere(machine: Machine, openclaw: OpenClaw, tmp_pat
             attempt()
         assert "secret" not in refused.value.message
     assert secret.read_text() == "root:$y$secret"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "[]",
+        "[" * 100_000,
+        '{"notes": [], "changes": [], "steps": [1]}',
+        '{"notes": [], "changes": [], "steps": [{"command": 1}]}',
+        '{"notes": [], "changes": [], "steps": [{"command": "x --config"}]}',
+        '{"notes": 1, "changes": [], "steps": [{"command": "x --config /"}]}',
+    ],
+)
+def test_an_answer_of_any_other_form_is_an_error_like_any_other(
+    machine: Machine, openclaw: OpenClaw, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its account can write into a process of its own, and has one say what it likes."""
+    done = subprocess.CompletedProcess((), 0, stdout=answer, stderr="")
+    monkeypatch.setattr("gatepass_broker.install.openclaw.run_as", lambda *_, **__: done)
+    with pytest.raises(CommandError, match="answered what it should not"):
+        set_up(machine.layout, openclaw, REQUEST)
 
 
 def test_an_account_cannot_hold_root_up_for_ever(openclaw: OpenClaw) -> None:

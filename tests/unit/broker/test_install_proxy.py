@@ -1,0 +1,46 @@
+"""What is said about the proxy and the redirect when they are installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gatepass_broker.install import proxy
+from gatepass_broker.install.layout import Layout
+from gatepass_broker.install.manifest import Manifest
+from gatepass_broker.install.observe import lets_programs_attach
+from gatepass_broker.install.place import Work
+from gatepass_broker.install.problems import Intention
+from gatepass_broker.install.release import Blueprint
+from gatepass_broker.install.request import Request, ReverseProxy
+from gatepass_broker.install.steps import Steps
+
+NGINX = ReverseProxy("www-data", "nginx.service")
+
+
+@pytest.mark.parametrize(("content", "attach"), [("0\n", True), ("1\n", False), ("3\n", False), (None, True)])
+def test_programs_of_one_account_attach_to_each_other_unless_the_kernel_forbids_it(
+    tmp_path: Path, content: str | None, attach: bool
+) -> None:
+    scope = tmp_path / "ptrace_scope"
+    if content is not None:
+        scope.write_text(content)
+    assert lets_programs_attach(scope) is attach
+
+
+@pytest.mark.parametrize(
+    ("named", "attach", "notes"),
+    [(NGINX, True, 1), (NGINX, False, 0), (ReverseProxy("www-data"), True, 0)],
+    ids=["unit", "unit, protected", "account"],
+)
+def test_it_is_said_where_a_unit_does_not_tell_the_reverse_proxy_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: ReverseProxy, attach: bool, notes: int
+) -> None:
+    monkeypatch.setattr(proxy, "lets_programs_attach", lambda: attach)
+    plan = Blueprint("1-a", "1", 1, (), (), 0)
+    request = Request(reverse_proxies=(named,))
+    work = Work(Intention(Layout(tmp_path), request, Manifest(), plan, None, ()), Steps(lambda _: None))
+    proxy.warn_of_attaching(work)
+    assert len(work.steps.notes) == notes
+    assert all("ptrace_scope" in note for note in work.steps.notes)
