@@ -63,6 +63,17 @@ def check_undo(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
             parser.error(f"{_option(name)} goes with --undo")
 
 
+def check_request(parser: argparse.ArgumentParser, options: argparse.Namespace, request: Request) -> None:
+    """Exit with 2 where something is missing in `request`, which has what was said earlier too."""
+    if request.loopback_user is None:
+        parser.error("say who your local programs shall be: --loopback-user derek@example.com")
+    if not request.accounts:
+        parser.error("say whose OpenClaw it is, --openclaw-user ACCOUNT, or who gets tokens, --user ACCOUNT")
+    said = [name for name in _WITH_OPENCLAW if getattr(options, name)]
+    if said and request.openclaw_user is None:
+        parser.error(f"{_option(said[0])} goes with --openclaw-user")
+
+
 def request_of(options: argparse.Namespace) -> Request:
     """Return what the options say. Raise `ConfigurationError`."""
     from gatepass_broker.install.request import Request, reverse_proxy, unit_name  # noqa: PLC0415 - needs an extra
@@ -132,10 +143,10 @@ def _add_undo(parser: argparse.ArgumentParser) -> None:
     )
 
 
-_WANTED: Final = (
-    *("loopback_user", "user", "openclaw_user", "openclaw_unit", "manager", "openclaw"),
-    *("openclaw_config", "openclaw_state_dir", "reverse_proxy", "port"),
+_WITH_OPENCLAW: Final = (
+    *("openclaw_unit", "manager", "openclaw", "openclaw_config", "openclaw_state_dir", "reverse_proxy", "port"),
 )
+_WANTED: Final = ("loopback_user", "user", "openclaw_user", *_WITH_OPENCLAW)
 
 
 def _option(name: str) -> str:
