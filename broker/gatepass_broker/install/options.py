@@ -31,7 +31,8 @@ examples:
       put everything back as it was, but for the journal in /var/lib/gatepass (--purge removes that too)
 
 exit codes:
-  0 done, 1 failure, or something could not be undone, 2 wrong use, 6 misconfigured: nothing was changed
+  0 done, 1 failure, or something could not be undone, 2 wrong use, 6 misconfigured: nothing was changed,
+  130 interrupted from the keyboard
 """
 
 _WITH_UNDO: Final = ("purge", "discard_changes")

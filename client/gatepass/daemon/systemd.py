@@ -136,15 +136,15 @@ class Manager(NamedTuple):
 
     @contextmanager
     def slow_to_fail(self) -> Iterator[None]:
-        """Let a `ConfigurationError` out only after a while, if sockets were handed over.
+        """Tell the service manager of a `ConfigurationError`, and let it out only after a while, if sockets were given.
 
         Whoever waits in one has the service started again as soon as it ends, without end.
         """
         try:
             yield
         except ConfigurationError as error:
+            self.notifier.status(f"misconfigured: {error.message}")
             if self.inherited:
-                self.notifier.status(f"misconfigured: {error.message}")
                 time.sleep(FAILURE_SECONDS)
             raise
 
