@@ -331,9 +331,9 @@ def _statuses() -> str:
     faults = [(str(status), _fault(code)) for code, status in manners.TOKEN_FAULTS.items()]
     interrupted = (str(manners.INTERRUPTED), _STATUSES[manners.INTERRUPTED])
     return _table(("status", "of `gatepass`"), [*numbers, *faults, *_OF_RUN.items(), interrupted]) + (
-        "\nThe daemons and `gatepass-broker install` return 0, 1, 2 or 6, with the same meaning. `gatepass openclaw\n"
-        "secret` returns 0 always: OpenClaw must start without a broker, too. What each error means, and what to do\n"
-        "about it, is in [troubleshooting](troubleshooting.md).\n"
+        "\nThe daemons and `gatepass-broker install` return 0, 1, 2, 6 or 130, with the same meaning. `gatepass\n"
+        "openclaw secret` returns 0 always: OpenClaw must start without a broker, too. What each error means, and\n"
+        "what to do about it, is in [troubleshooting](troubleshooting.md).\n"
     )
 
 

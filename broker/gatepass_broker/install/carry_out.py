@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from gatepass.paths import ADMIN_SOCKET
 from gatepass_broker.install import accounts, openclaw, release, services
 from gatepass_broker.install.commands import run
-from gatepass_broker.install.configuration import ADMIN_TABLE, broker_text, has_socket
+from gatepass_broker.install.configuration import ADMIN_TABLE, broker_text, has_socket, loopback_user_in
 from gatepass_broker.install.files import read
 from gatepass_broker.install.layout import (
     ADMIN_SOCKET_UNIT,
@@ -81,13 +82,23 @@ def _configure_broker(work: Work) -> None:
     if found is None:
         place(work, path, content)
     elif work.intention.manifest.files.get(str(path)) != digest(content):
-        work.steps.note(
-            f"{path} is yours and stays as it is; it may lack what a new one would have, such as a [[rule]] for whom "
-            "you name now, or 'reconnect' in it"
-        )
+        _tell_that_it_stays(work, path, found)
     make_directory(work, layout.broker_rules)
     command = layout.releases / work.intention.blueprint.name / "bin" / "gatepass-broker"
     work.steps.do(f"check {path}", lambda: run(command, "--config", path, "--check"))
+
+
+def _tell_that_it_stays(work: Work, path: Path, found: bytes) -> None:
+    wanted, there = work.intention.request.loopback_user, loopback_user_in(found, str(path))
+    work.steps.note(
+        f"{path} is yours and stays as it is; it may lack what a new one would have, such as a [[rule]] for whom "
+        "you name now, or 'reconnect' in it"
+    )
+    if there != wanted:
+        work.steps.note(
+            f"{path} says loopback_user = {there!r}, and that is who local programs are, not {wanted!r}, until you "
+            f"change it there: systemctl reload {BROKER_SERVICE}"
+        )
 
 
 def _switch(work: Work) -> None:

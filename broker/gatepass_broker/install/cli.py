@@ -6,15 +6,16 @@ import argparse
 import fcntl
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from gatepass.daemon.command import DONE, FAILURE, MISCONFIGURED, guard
+from gatepass.daemon.command import DONE, FAILURE, INTERRUPTED, MISCONFIGURED, guard
 from gatepass.errors import ConfigurationError, GatepassError
 from gatepass_broker.install.commands import CommandError
-from gatepass_broker.install.options import check_undo, parser_of, request_of
+from gatepass_broker.install.options import check_request, check_undo, parser_of, request_of
 
 if TYPE_CHECKING:
     from gatepass_broker.install.layout import Layout
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 _PROG: Final = "gatepass-broker install"
 _NEEDED: Final = ("anyio", "cryptography", "msgspec", "structlog")
 _LOCK: Final = Path("/run/gatepass-install.lock")
-_AGAIN: Final = "mend that and run this again, or take everything off again: gatepass-broker install --undo"
+_AGAIN: Final = "run this again, or take everything off again: gatepass-broker install --undo"
+_UNDO_AGAIN: Final = "run this again, for not everything is undone"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,7 +39,11 @@ def main(arguments: Sequence[str]) -> int:
     parser = parser_of(_PROG)
     options = parser.parse_args(arguments)
     check_undo(parser, options)
-    return guard(_PROG, "broker", _NEEDED, lambda: _command(parser, options))
+    try:
+        return guard(_PROG, "broker", _NEEDED, lambda: _command(parser, options))
+    except KeyboardInterrupt:
+        print(f"{_PROG}: interrupted; {_UNDO_AGAIN if options.undo else _AGAIN}", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _command(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
@@ -60,7 +66,7 @@ def _install(parser: argparse.ArgumentParser, options: argparse.Namespace, layou
 
     noted = (load(layout.manifest) if os.geteuid() == 0 else None) or Manifest()
     request = request_of(options).over(noted.request)
-    _check_complete(parser, request)
+    check_request(parser, options, request)
     found, intention = _look(layout, request, noted)
     if intention is None:
         return _refuse(options, found)
@@ -69,13 +75,6 @@ def _install(parser: argparse.ArgumentParser, options: argparse.Namespace, layou
     except (GatepassError, OSError) as error:
         return _report_failure(options, steps, error)
     return _report(options, steps)
-
-
-def _check_complete(parser: argparse.ArgumentParser, request: Request) -> None:
-    if request.loopback_user is None:
-        parser.error("say who your local programs shall be: --loopback-user derek@example.com")
-    if not request.accounts:
-        parser.error("say whose OpenClaw it is, --openclaw-user ACCOUNT, or who gets tokens, --user ACCOUNT")
 
 
 def _look(layout: Layout, request: Request, noted: Manifest) -> tuple[list[str], Intention | None]:
@@ -108,11 +107,11 @@ def _look(layout: Layout, request: Request, noted: Manifest) -> tuple[list[str],
 
 def _undo(options: argparse.Namespace, layout: Layout, steps: Steps) -> int:
     from gatepass_broker.install.manifest import load
-    from gatepass_broker.install.undo import Removal, keep_or_purge, undo
+    from gatepass_broker.install.undo import Removal, begun, keep_or_purge, undo
 
     if os.geteuid() != 0:
         return _refuse(options, ["only root can remove services: run this with sudo"])
-    noted = load(layout.manifest)
+    noted = load(layout.manifest) or begun(layout)
     if noted is not None:
         undo(Removal(layout, noted, steps, purge=options.purge, discard_changes=options.discard_changes))
         return _report(options, steps)
@@ -155,7 +154,7 @@ def _report_failure(options: argparse.Namespace, steps: Steps, error: Exception)
     if options.json:
         print(json.dumps({**steps.as_json(), "error": reason}, ensure_ascii=False))
         return FAILURE
-    raise CommandError(f"{reason}\n{_AGAIN}")  # not misconfigured, which means that nothing was changed
+    raise CommandError(f"{reason}\nmend that and {_AGAIN}")  # not misconfigured, which means that nothing was changed
 
 
 @contextmanager

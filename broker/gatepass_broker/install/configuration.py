@@ -122,6 +122,11 @@ def has_socket(content: bytes, name: str, path: str) -> bool:
     return any(isinstance(table, dict) and table.get("path") == path for table in listed)
 
 
+def loopback_user_in(content: bytes, name: str) -> object:
+    """Return the loopback user in a configuration of the broker's, in the file `name`. Raise `ConfigurationError`."""
+    return _table(read_tables(content, name), "broker").get("loopback_user")
+
+
 def check_broker_text(request: Request) -> None:
     """Raise `ConfigurationError` if the broker would not take its configuration, whatever accounts there are."""
     tables = tomllib.loads(broker_text(request))

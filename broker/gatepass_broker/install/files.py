@@ -21,9 +21,14 @@ def write(path: Path, content: bytes, mode: int, group: int | None = None) -> No
         raise
 
 
+def staged_of(path: Path) -> Path:
+    """Return where what is to be at `path` is made, and lies if the run that made it was killed."""
+    return path.with_name(f".{path.name}.new")
+
+
 def stage(path: Path, content: bytes, mode: int, group: int | None = None) -> Path:
     """Write `content` to a new file beside `path` and return that. Raise `OSError`, with nothing left of it."""
-    staged = path.with_name(f".{path.name}.new")
+    staged = staged_of(path)
     with suppress(FileNotFoundError):  # of a run that was killed
         staged.unlink()
     descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -63,7 +68,7 @@ def is_as(path: Path, content: bytes, mode: int, group: int | None = None) -> bo
 
 def link(path: Path, target: str) -> None:
     """Make `path` a symbolic link to `target` at once, whatever it was. Raise `OSError`."""
-    staged = path.with_name(f".{path.name}.new")
+    staged = staged_of(path)
     with suppress(FileNotFoundError):
         staged.unlink()
     staged.symlink_to(target)

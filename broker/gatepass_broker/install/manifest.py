@@ -31,6 +31,8 @@ class Manifest(Struct, kw_only=True, forbid_unknown_fields=True):
     """Accounts that were no members of the callers' group before."""
     openclaw_set_up: bool = False
     """Whether OpenClaw's own configuration was, or may have been, changed."""
+    openclaw_uid: int | None = None
+    """Whose OpenClaw that is: an account can get another name."""
     running: dict[str, str] = field(default_factory=dict)
     """Units, each with the fingerprint of what it runs."""
 

@@ -46,6 +46,14 @@ def find_account(name: str) -> Account | None:
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir, tuple(groups))
 
 
+def find_account_of(uid: int | None) -> Account | None:
+    """Return the account with that number; None for None."""
+    try:
+        return None if uid is None else find_account(pwd.getpwuid(uid).pw_name)
+    except KeyError:
+        return None
+
+
 def find_group(name: str) -> int | None:
     """Return the gid of a group."""
     try:
@@ -87,8 +95,12 @@ def has_library(name: str) -> bool:
 
 def free_bytes(path: Path) -> int:
     """Return the free space where `path` is or will be."""
-    there = next(entry for entry in (path, *path.parents) if entry.exists())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(nearest(path)).free
+
+
+def nearest(path: Path) -> Path:
+    """Return `path`, or the one nearest above it that there is."""
+    return next(entry for entry in (path, *path.parents) if entry.exists())
 
 
 def interpreter_faults() -> Iterator[str]:

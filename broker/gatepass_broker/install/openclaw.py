@@ -19,7 +19,7 @@ from gatepass_broker.install.commands import CommandError, Identity, complete, p
 from gatepass_broker.install.layout import BROKER_SOCKET, Layout
 from gatepass_broker.install.observe import Account
 from gatepass_broker.install.request import ManagerName, Request
-from gatepass_broker.install.services import state, unit_state
+from gatepass_broker.install.services import UnitState, state, unit_state
 
 SETUP_SECONDS: Final = 300.0
 """OpenClaw takes seconds for each of several commands, and completes its installation at the first."""
@@ -41,6 +41,8 @@ class OpenClaw(NamedTuple):
     """Of its commands. May hold secrets: never shown."""
     command: str | None
     """Its path, None where it is found by PATH."""
+    has_unit: bool = True
+    """Whether there is such a unit, as far as that can be learnt."""
 
     @property
     def is_persons(self) -> bool:
@@ -52,8 +54,9 @@ def find_openclaw(request: Request, account: Account) -> OpenClaw:
     """Return OpenClaw as the options, its unit and the account say. Raise `CommandError`."""
     system = state(request.unit)
     manager: ManagerName = request.manager or ("system" if system.loaded else "person")
-    declared = system.environment if manager == "system" else _persons_unit(account, request.unit)
-    return OpenClaw(account, request.unit, manager, environment(request, account, declared), request.openclaw)
+    found = system if manager == "system" else _persons_unit(account, request.unit)
+    variables = environment(request, account, found.environment)
+    return OpenClaw(account, request.unit, manager, variables, request.openclaw, found.loaded)
 
 
 def environment(request: Request, account: Account, declared: Mapping[str, str]) -> dict[str, str]:
@@ -155,14 +158,16 @@ def has_manager(openclaw: OpenClaw) -> bool:
     return state(f"user@{openclaw.account.uid}.service").running
 
 
-def _persons_unit(account: Account, unit: str) -> dict[str, str]:
-    """Return the environment that a person's own unit declares; nothing where that cannot be learnt."""
+def _persons_unit(account: Account, unit: str) -> UnitState:
+    """Return how a person's own unit is, as far as that can be learnt: while nobody is logged in, by its file alone."""
     runtime = f"/run/user/{account.uid}"
     known = {"HOME": account.home, "PATH": _PATH, "XDG_RUNTIME_DIR": runtime, "LANG": "C.UTF-8"}
-    if not Path(runtime).is_dir():
-        return {}
-    done = run_as(OpenClaw(account, unit, "person", known, None), *_SHOW, unit, timeout=20)
-    return unit_state(done.stdout).environment if done.returncode == 0 else {}
+    shown = ""
+    if Path(runtime).is_dir():
+        done = run_as(OpenClaw(account, unit, "person", known, None), *_SHOW, unit, timeout=20)
+        shown = done.stdout if done.returncode == 0 else ""
+    found = unit_state(shown)
+    return found._replace(loaded=found.loaded or os.path.lexists(f"{account.home}/.config/systemd/user/{unit}"))
 
 
 def _command_option(openclaw: OpenClaw) -> tuple[str, ...]:

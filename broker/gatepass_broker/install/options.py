@@ -31,7 +31,8 @@ examples:
       put everything back as it was, but for the journal in /var/lib/gatepass (--purge removes that too)
 
 exit codes:
-  0 done, 1 failure, or something could not be undone, 2 wrong use, 6 misconfigured: nothing was changed
+  0 done, 1 failure, or something could not be undone, 2 wrong use, 6 misconfigured: nothing was changed,
+  130 interrupted from the keyboard
 """
 
 _WITH_UNDO: Final = ("purge", "discard_changes")
@@ -61,6 +62,17 @@ def check_undo(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
     for name in _WITH_UNDO:
         if getattr(options, name) and not options.undo:
             parser.error(f"{_option(name)} goes with --undo")
+
+
+def check_request(parser: argparse.ArgumentParser, options: argparse.Namespace, request: Request) -> None:
+    """Exit with 2 where something is missing in `request`, which has what was said earlier too."""
+    if request.loopback_user is None:
+        parser.error("say who your local programs shall be: --loopback-user derek@example.com")
+    if not request.accounts:
+        parser.error("say whose OpenClaw it is, --openclaw-user ACCOUNT, or who gets tokens, --user ACCOUNT")
+    said = [name for name in _WITH_OPENCLAW if getattr(options, name)]
+    if said and request.openclaw_user is None:
+        parser.error(f"{_option(said[0])} goes with --openclaw-user")
 
 
 def request_of(options: argparse.Namespace) -> Request:
@@ -132,10 +144,10 @@ def _add_undo(parser: argparse.ArgumentParser) -> None:
     )
 
 
-_WANTED: Final = (
-    *("loopback_user", "user", "openclaw_user", "openclaw_unit", "manager", "openclaw"),
-    *("openclaw_config", "openclaw_state_dir", "reverse_proxy", "port"),
+_WITH_OPENCLAW: Final = (
+    *("openclaw_unit", "manager", "openclaw", "openclaw_config", "openclaw_state_dir", "reverse_proxy", "port"),
 )
+_WANTED: Final = ("loopback_user", "user", "openclaw_user", *_WITH_OPENCLAW)
 
 
 def _option(name: str) -> str:

@@ -11,9 +11,11 @@ from typing import Final, NamedTuple
 
 from gatepass.daemon.safe_paths import check_directory
 from gatepass.errors import ConfigurationError
+from gatepass.openclaw_setup.listeners import listener_on
+from gatepass_broker.install.commands import printable
 from gatepass_broker.install.configuration import check_broker_text, read_tables
 from gatepass_broker.install.files import read, target_of
-from gatepass_broker.install.layout import BROKER_ACCOUNT, GATEWAY_ACCOUNT, LINKED, Layout
+from gatepass_broker.install.layout import BROKER_ACCOUNT, GATEWAY_ACCOUNT, GATEWAY_SOCKET, LINKED, Layout
 from gatepass_broker.install.manifest import Manifest
 from gatepass_broker.install.observe import (
     BOOTED,
@@ -21,6 +23,7 @@ from gatepass_broker.install.observe import (
     free_bytes,
     has_library,
     interpreter_faults,
+    nearest,
     systemd_version,
 )
 from gatepass_broker.install.openclaw import OpenClaw
@@ -32,6 +35,8 @@ from gatepass_broker.install.units import WantedFile
 OLDEST_SYSTEMD: Final = 252
 _NFT_LIBRARY: Final = "libnftables.so.1"
 _SPARE_BYTES: Final = 64 * 2**20
+_SHOWN: Final = 60
+"""Characters of a command line."""
 
 
 class Intention(NamedTuple):
@@ -84,10 +89,11 @@ def problems(intention: Intention) -> list[str]:
     return [
         *_space(intention.layout, intention.blueprint),
         *_places(intention.layout),
+        *_file_systems(intention.layout),
         *_foreign_files(intention.files, intention.manifest),
         *_foreign_links(intention.layout),
         *_configuration(intention.layout, intention.request),
-        *(_openclaw_problems(intention.openclaw, intention.request) if intention.openclaw else ()),
+        *(_openclaw_problems(intention, intention.openclaw) if intention.openclaw else ()),
     ]
 
 
@@ -102,6 +108,18 @@ def _places(layout: Layout) -> Iterator[str]:
     for directory in (layout.home.parent, layout.config.parent):
         if directory.exists():
             yield from _error(check_directory, directory)
+
+
+def _file_systems(layout: Layout) -> Iterator[str]:
+    for place in (layout.home, layout.config, layout.units, layout.links, layout.journal):
+        flags = os.statvfs(nearest(place)).f_flag
+        if flags & os.ST_RDONLY:
+            yield f"{place}: the file system there is read-only; make it writable: mount -o remount,rw MOUNTPOINT"
+        if place == layout.home and flags & os.ST_NOEXEC:
+            yield (
+                f"{place}: the file system there is mounted noexec, and the services run from it; "
+                "mount it otherwise: mount -o remount,exec MOUNTPOINT"
+            )
 
 
 def _foreign_files(wanted: Iterable[WantedFile], manifest: Manifest) -> Iterator[str]:
@@ -131,11 +149,64 @@ def _configuration(layout: Layout, request: Request) -> Iterator[str]:
         yield from _error(read_tables, read(path), str(path))
 
 
-def _openclaw_problems(openclaw: OpenClaw, request: Request) -> Iterator[str]:
+def _openclaw_problems(intention: Intention, openclaw: OpenClaw) -> Iterator[str]:
     if not has_library(_NFT_LIBRARY):
         yield f"{_NFT_LIBRARY} is missing, which makes the redirect; on Debian: apt-get install nftables"
+    yield from _port(intention.request.proxy_port)
+    yield from _reverse_proxy_units(intention.request)
+    yield from _other_openclaw(intention)
     if openclaw.is_persons:
+        yield from _persons_unit(intention, openclaw)
+    else:
+        yield from _system_unit(openclaw, intention.request)
+
+
+def _port(port: int) -> Iterator[str]:
+    listener = listener_on(port)
+    if listener is None or (listener.uid == 0 and state(GATEWAY_SOCKET).running):
         return
+    program = f" ({printable(listener.program)[:_SHOWN]})" if listener.program else ""
+    yield (
+        f"port {port}, which the proxy is to have, is taken by a program of uid {listener.uid}{program}; stop that, or "
+        "give the proxy another one, --port PORT"
+    )
+
+
+def _reverse_proxy_units(request: Request) -> Iterator[str]:
+    for proxy in request.reverse_proxies:
+        if proxy.unit is not None and not state(proxy.unit).loaded:
+            yield (
+                f"there is no system unit {proxy.unit}, from which alone {proxy.user} could be a reverse proxy; "
+                "'systemctl list-units --type=service' shows those that there are"
+            )
+
+
+def _other_openclaw(intention: Intention) -> Iterator[str]:
+    """What was changed in an OpenClaw's configuration is known of one at a time."""
+    earlier, now = intention.manifest.request, intention.request
+    if not intention.manifest.openclaw_set_up or find_account(earlier.openclaw_user or "") is None:
+        return
+    if _identity(earlier) != _identity(now):
+        yield (
+            f"gatepass is set up for the OpenClaw of {earlier.openclaw_user}, and this is another one; take that back "
+            "first: gatepass-broker install --undo"
+        )
+
+
+def _identity(request: Request) -> tuple[str | None, ...]:
+    return request.openclaw_user, request.openclaw_config, request.openclaw_state_dir
+
+
+def _persons_unit(intention: Intention, openclaw: OpenClaw) -> Iterator[str]:
+    if openclaw.has_unit or intention.request.manager == "person" or intention.manifest.openclaw_set_up:
+        return
+    yield (
+        f"there is no unit {openclaw.unit}, neither the system's nor one of {openclaw.account.name}'s own; name "
+        "OpenClaw's with --openclaw-unit UNIT, or say --person if it has none yet ('openclaw gateway install' makes it)"
+    )
+
+
+def _system_unit(openclaw: OpenClaw, request: Request) -> Iterator[str]:
     unit = state(openclaw.unit)
     if not unit.loaded:
         yield (

@@ -93,6 +93,7 @@ def _configure(work: Work, found: OpenClaw) -> bytes | None:
     """Make both configurations, OpenClaw's and the proxy's. Return the proxy's; None in a rehearsal."""
     layout, request = work.intention.layout, work.intention.request
     work.intention.manifest.openclaw_set_up = True
+    work.intention.manifest.openclaw_uid = found.account.uid
     work.note()
     made: list[SetUp] = []
     command = shown(("gatepass", *openclaw.setup_arguments(found, request), "--write"))

@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 from gatepass_broker.install import accounts, files, openclaw, services
 from gatepass_broker.install.commands import run
 from gatepass_broker.install.layout import REDIRECT_SERVICE, Layout
-from gatepass_broker.install.manifest import Manifest
-from gatepass_broker.install.observe import find_account
+from gatepass_broker.install.manifest import Manifest, save
+from gatepass_broker.install.observe import find_account, find_account_of
 from gatepass_broker.install.openclaw import OpenClaw
 from gatepass_broker.install.steps import Steps
 
@@ -44,6 +44,7 @@ def undo(removal: Removal) -> None:
     if _remove_files(removal, layout.root):
         _reload(steps)
     _remove_links(removal)
+    _remove_staged(removal)
     _remove_directories(removal)
     accounts.remove(steps, noted)
     keep_or_purge(layout, steps, purge=removal.purge)
@@ -52,6 +53,14 @@ def undo(removal: Removal) -> None:
     if restored:
         _remove_guard(removal)
     _remove_home(removal)
+
+
+def begun(layout: Layout) -> Manifest | None:
+    """Return the empty record of an installation that was killed before it had one; None if there is none."""
+    made = {layout.releases.name, files.staged_of(layout.manifest).name}
+    if not layout.home.is_dir() or {entry.name for entry in layout.home.iterdir()} - made:
+        return None
+    return Manifest()
 
 
 def keep_or_purge(layout: Layout, steps: Steps, *, purge: bool) -> None:
@@ -70,7 +79,7 @@ def _find_openclaw(removal: Removal) -> OpenClaw | None:
     request = removal.manifest.request
     if not removal.manifest.openclaw_set_up or request.openclaw_user is None:
         return None
-    account = find_account(request.openclaw_user)
+    account = find_account(request.openclaw_user) or find_account_of(removal.manifest.openclaw_uid)
     if account is None:
         removal.steps.note(f"there is no user '{request.openclaw_user}' any more, whose OpenClaw was set up")
         return None
@@ -126,6 +135,15 @@ def _remove_links(removal: Removal) -> None:
             removal.steps.attempt(f"remove {path}", Path(path).unlink)
 
 
+def _remove_staged(removal: Removal) -> None:
+    """What a run that was killed had made beside the places where it belongs."""
+    noted = removal.manifest
+    places = {*map(Path, noted.files), *map(Path, noted.links), removal.layout.gateway_config}
+    for path in sorted(map(files.staged_of, places)):
+        if os.path.lexists(path):
+            removal.steps.attempt(f"remove {path}", path.unlink)
+
+
 def _remove_directories(removal: Removal) -> None:
     runtime = removal.layout.runtime  # made by the socket units, which do not remove it
     for path in (*map(Path, reversed(removal.manifest.directories)), runtime):
@@ -170,6 +188,7 @@ def _remove_home(removal: Removal) -> None:
 
 
 def _remove_all(layout: Layout) -> None:
+    save(Manifest(), layout.manifest)  # if this is interrupted, nothing but this directory is left to undo
     shutil.rmtree(layout.releases, ignore_errors=True)
     layout.current.unlink(missing_ok=True)
     shutil.rmtree(layout.home)

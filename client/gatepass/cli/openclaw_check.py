@@ -30,7 +30,7 @@ _EXAMPLES: Final = """\
   gatepass openclaw check --json | jq -r '.findings[].cure'
   OPENCLAW_CONFIG_PATH=/srv/openclaw/openclaw.json gatepass openclaw check --proxy-user proxy"""
 
-_STATUS: Final = {"broker": UNREACHABLE, "proxy_port": FAILURE, "openclaw_port": FAILURE}
+_STATUS: Final = {"broker": UNREACHABLE, "proxy_port": FAILURE, "openclaw_port": FAILURE, "answer": FAILURE}
 """What is not configured wrongly, but not running."""
 
 

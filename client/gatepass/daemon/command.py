@@ -19,6 +19,8 @@ from gatepass.errors import ConfigurationError, ErrorCode, GatepassError
 DONE: Final = 0
 FAILURE: Final = 1
 MISCONFIGURED: Final = 6
+INTERRUPTED: Final = 130
+"""As a shell has it for a program that SIGINT has ended."""
 
 
 def daemon_parser(prog: str, description: str, epilog: str, *, has_loop: bool = True) -> argparse.ArgumentParser:

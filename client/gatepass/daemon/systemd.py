@@ -140,18 +140,19 @@ class Manager(NamedTuple):
 
     @contextmanager
     def slow_to_fail(self) -> Iterator[None]:
-        """Let what keeps a service from starting out only after a while, if sockets were handed over.
+        """Tell the service manager what keeps a service from starting. With sockets, let it out only after a while.
 
-        Whoever waits in one has the service started again as soon as it ends, without end; and a disk that is full is
+        Whoever waits in a socket has the service started again as soon as it ends, without end; and a disk that is full is
         still so at once.
         """
         try:
             yield
         except (GatepassError, OSError) as error:
-            if self.inherited and not self.notifier.has_served:
+            if not self.notifier.has_served:
                 why = "misconfigured" if isinstance(error, ConfigurationError) else "cannot start"
                 self.notifier.status(f"{why}: {error}")
-                time.sleep(FAILURE_SECONDS)
+                if self.inherited:
+                    time.sleep(FAILURE_SECONDS)
             raise
 
     def kept(self) -> list[Inherited]:

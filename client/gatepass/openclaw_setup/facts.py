@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from gatepass.openclaw_setup.answering import Answering
 from gatepass.openclaw_setup.launcher import LauncherFacts
 from gatepass.replies import Whoami
 
@@ -37,6 +38,8 @@ class Facts(NamedTuple):
     """Places that set OPENCLAW_GATEWAY_TOKEN."""
     at_proxy_port: Listener | None
     at_openclaw_port: Listener | None
+    answering: Answering
+    """On the port that commands dial."""
     broker: Whoami | str
     """What the broker says of this user, or why it does not."""
     uid: int

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gatepass.client import Client
 from gatepass.errors import ConfigurationError, GatepassError
+from gatepass.openclaw_setup.answering import who_answers
 from gatepass.openclaw_setup.carry_out import look_at_launcher
 from gatepass.openclaw_setup.executable import OpenClaw
 from gatepass.openclaw_setup.facts import TOKEN_VARIABLE, Facts
@@ -43,6 +44,7 @@ def observe(  # noqa: PLR0913 - each is one thing to look at
         token_variables=tuple(token_variables(places, config_text, os.environ)),
         at_proxy_port=listener_on(plan.wishes.proxy_port),
         at_openclaw_port=listener_on(plan.wishes.openclaw_port),
+        answering=who_answers(plan.wishes.port, timeout),
         broker=_broker(plan.wishes.broker_socket, timeout),
         uid=os.geteuid(),
         proxy_uids=frozenset(_proxy_uids(proxy_user)),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from gatepass.daemon.command import DONE, daemon_parser, end, guard
 
 if TYPE_CHECKING:
+    from gatepass.daemon.systemd import Notifier
     from gatepass_gateway.redirect.rules import RedirectSettings
 
 _NEEDED: Final = ("msgspec", "structlog")
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command(options: argparse.Namespace) -> int:
     # Imported late, so that --help works and a missing extra is explained.
     from gatepass.daemon.process import harden  # noqa: PLC0415
+    from gatepass.daemon.systemd import Manager  # noqa: PLC0415
     from gatepass_gateway.redirect.rules import both_tables  # noqa: PLC0415
     from gatepass_gateway.redirect.settings import load  # noqa: PLC0415
     from gatepass_gateway.redirect.tables import remove_guard  # noqa: PLC0415
@@ -72,26 +74,26 @@ def _command(options: argparse.Namespace) -> int:
     if options.remove:
         remove_guard()
         return DONE
-    settings = load(options.config)
+    manager = Manager.from_environment()
+    with manager.slow_to_fail():
+        settings = load(options.config)
     if options.check:
         print(f"{options.config}: no fault found; {_summary(settings)}")
     elif options.print:
         print(both_tables(settings), end="")
     else:
-        _hold(settings, options)
+        _hold(settings, options, manager.notifier)
     return DONE
 
 
-def _hold(settings: RedirectSettings, options: argparse.Namespace) -> None:
+def _hold(settings: RedirectSettings, options: argparse.Namespace, notifier: Notifier) -> None:
     import structlog  # noqa: PLC0415
 
     from gatepass.daemon.logs import configure_logs  # noqa: PLC0415
-    from gatepass.daemon.systemd import Notifier  # noqa: PLC0415
     from gatepass_gateway.redirect.tables import Tables  # noqa: PLC0415
     from gatepass_gateway.redirect.watch import Changes, Signals, watch  # noqa: PLC0415
 
     configure_logs(options.log_format)
-    notifier = Notifier.from_environment()
     signals = Signals()
     with Tables(settings) as tables:
         changes = Changes()

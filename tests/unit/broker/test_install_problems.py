@@ -6,15 +6,21 @@ import os
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gatepass.openclaw_setup.facts import Listener
 from gatepass_broker.install import observe
+from gatepass_broker.install import problems as module
 from gatepass_broker.install.layout import Layout
 from gatepass_broker.install.manifest import Manifest, digest
+from gatepass_broker.install.observe import Account
+from gatepass_broker.install.openclaw import OpenClaw
 from gatepass_broker.install.problems import Intention, account_problems, problems
 from gatepass_broker.install.release import Blueprint
 from gatepass_broker.install.request import Request, ReverseProxy
+from gatepass_broker.install.services import UnitState
 from gatepass_broker.install.units import WantedFile
 
 REQUEST = Request(loopback_user="derek@example.com", users=("root",))
@@ -86,6 +92,74 @@ def test_a_directory_that_others_can_write_to_is_no_place_for_services(layout: L
     (layout.root / "opt").chmod(0o777)
     (problem,) = found(layout)
     assert "chmod go-w" in problem
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"), [(os.ST_RDONLY, "read-only; make it writable: mount -o"), (os.ST_NOEXEC, "is mounted noexec")]
+)
+def test_a_file_system_that_services_cannot_be_put_on_or_run_from_is_named(
+    layout: Layout, flag: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Flags:
+        f_flag, f_bavail, f_blocks, f_bfree, f_frsize = flag, 2**40, 2**40, 2**40, 1
+
+    usual = os.statvfs
+    monkeypatch.setattr(os, "statvfs", lambda path: Flags if Path(path).name == "opt" else usual(path))
+    (problem,) = found(layout)
+    assert problem.startswith(f"{layout.home}: the file system there is")
+    assert said in problem
+
+
+def with_openclaw(layout: Layout, monkeypatch: pytest.MonkeyPatch, *running: str, **changes: Any) -> list[str]:
+    """What stands against it where there are the system's units `running` and an OpenClaw of root's own."""
+    manifest = changes.pop("manifest", Manifest())
+    has_unit, listener = changes.pop("has_unit", True), changes.pop("listener", None)
+    request = Request(loopback_user="d", openclaw_user="root", **changes)
+    monkeypatch.setattr(module, "has_library", lambda _: True)
+    monkeypatch.setattr(module, "listener_on", lambda _: listener)
+    monkeypatch.setattr(module, "state", lambda unit: UnitState(unit in running, False, unit in running, "", {}))
+    openclaw = OpenClaw(Account("root", 0, 0, "/root"), request.unit, "person", {}, None, has_unit)
+    return problems(Intention(layout, request, manifest, Blueprint("1-a", "1", 1, (), (), 0), openclaw, ()))
+
+
+def test_a_port_that_somebody_has_is_not_the_proxys(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert with_openclaw(layout, monkeypatch) == []
+    for listener in (Listener(0, "/bin/something\x1b[2J"), Listener(4242, None)):
+        (problem,) = with_openclaw(layout, monkeypatch, listener=listener)
+        assert f"port 789, which the proxy is to have, is taken by a program of uid {listener.uid}" in problem
+        assert "--port PORT" in problem
+        assert "\x1b" not in problem
+    own = "gatepass-gateway.socket"
+    assert with_openclaw(layout, monkeypatch, own, listener=Listener(0, "/sbin/init")) == []
+    assert with_openclaw(layout, monkeypatch, own, listener=Listener(4242, None)) != []
+
+
+def test_the_unit_of_a_reverse_proxy_has_to_be_there(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = (ReverseProxy("root", "ngnix.service"),)
+    (problem,) = with_openclaw(layout, monkeypatch, reverse_proxies=named)
+    assert "there is no system unit ngnix.service" in problem
+    assert with_openclaw(layout, monkeypatch, "ngnix.service", reverse_proxies=named) == []
+
+
+def test_an_openclaw_in_a_unit_of_another_name_is_asked_for(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would run unguarded from the next boot on: what is not its unit is not tied to the redirect."""
+    (problem,) = with_openclaw(layout, monkeypatch, has_unit=False)
+    assert "there is no unit openclaw-gateway.service" in problem
+    assert "--openclaw-unit UNIT, or say --person" in problem
+    assert with_openclaw(layout, monkeypatch, has_unit=False, manager="person") == []
+    upgraded = Manifest(openclaw_set_up=True, request=Request(openclaw_user="root"))
+    assert with_openclaw(layout, monkeypatch, has_unit=False, manifest=upgraded) == []
+
+
+def test_another_openclaw_than_the_one_that_is_set_up_waits_for_an_undo(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for earlier in (Request(openclaw_user="daemon"), Request(openclaw_user="root", openclaw_state_dir="/elsewhere")):
+        (problem,) = with_openclaw(layout, monkeypatch, manifest=Manifest(openclaw_set_up=True, request=earlier))
+        assert f"the OpenClaw of {earlier.openclaw_user}, and this is another one" in problem
+        assert with_openclaw(layout, monkeypatch, manifest=Manifest(request=earlier)) == []
+    renamed = Manifest(openclaw_set_up=True, request=Request(openclaw_user="nobody-by-this-name"))
+    assert with_openclaw(layout, monkeypatch, manifest=renamed) == []
 
 
 def test_accounts_have_to_be_there_and_have_no_other_part() -> None:

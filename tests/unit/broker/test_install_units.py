@@ -81,6 +81,11 @@ def test_the_usual_port_needs_no_drop_in() -> None:
     assert port_drop_in(LAYOUT, Request(), BOTH) == ()
 
 
+def test_the_port_is_there_where_ipv6_was_switched_off_later() -> None:
+    """Without `FreeBind=` no address can be listened on that the machine does not have, and the unit fails."""
+    assert directives(GATEWAY_SOCKET)["FreeBind"] == "yes"
+
+
 @pytest.mark.parametrize(
     ("port", "addresses", "lines"),
     [

@@ -23,12 +23,18 @@ SCOPES = ("operator.admin", "operator.read", "operator.write")
 FRESH = '{ "gateway": { "mode": "local" } }'
 
 
-def made_plan(spoil: Callable[[str], str] = str, spoil_proxy: Callable[[str], str] = str) -> Plan:
+BY_HAND = Asked(user=USER)
+AS_A_SERVICE = Asked(user=USER, way="redirect", second_port=789, broker_socket="/run/gatepass/broker.sock")
+
+
+def made_plan(
+    spoil: Callable[[str], str] = str, spoil_proxy: Callable[[str], str] = str, asked: Asked = BY_HAND
+) -> Plan:
     """Return what check works with, after setup and then `spoil`."""
     found = Found(
         "/o/openclaw.json", FRESH, "/o/gateway.toml", None, "/o/secret", UID, "/bin/gatepass", SCOPES, "a" * 32
     )
-    made = make_plan(found, Asked(user=USER))
+    made = make_plan(found, asked)
     found = found._replace(
         config_text=spoil(made.config_text), proxy_text=spoil_proxy(render(made.tables)), random="b" * 32
     )
@@ -48,6 +54,7 @@ def facts(plan: Plan, **changes: Any) -> Facts:
         "token_variables": (),
         "at_proxy_port": Listener(UID, None),
         "at_openclaw_port": Listener(UID, "openclaw-gateway"),
+        "answering": "proxy",
         "broker": Whoami(UID, UID, (), 4, "gatepass:here", grant),
         "uid": UID,
         "proxy_uids": frozenset({0, UID, 990}),
@@ -184,6 +191,39 @@ def test_what_is_amiss_on_the_machine_is_found(changes: dict[str, Any], code: st
     assert finding.code == code
     assert problem in finding.problem
     assert cure in finding.cure
+
+
+@pytest.mark.parametrize(
+    ("answering", "problem"),
+    [("other", "does not reach the gatepass proxy"), ("refused", "is refused"), ("silent", "does not answer")],
+)
+def test_ports_that_listen_are_not_enough(answering: str, problem: str) -> None:
+    """systemd holds the proxy's port whatever becomes of the proxy, and a redirect can be gone."""
+    finding = only(made_plan(), answering=answering)
+    assert (finding.code, finding.where) == ("answer", "port 18789")
+    assert problem in finding.problem
+
+
+@pytest.mark.parametrize(
+    ("changes", "cure"),
+    [
+        ({"broker": "no broker is running"}, "sudo systemctl restart gatepass-broker.socket gatepass-broker"),
+        ({"broker": Whoami(UID, UID, (), 4, "i", None)}, "a [[rule]] in /etc/gatepass/broker.toml"),
+        (
+            {"broker": Whoami(UID, UID, (), 4, "i", GrantedTerms("eve@example.com", ("openclaw",), "", 60))},
+            "sudo gatepass-broker install --loopback-user eve@example.com",
+        ),
+        (
+            {"broker": Whoami(UID, UID, (), 4, "i", GrantedTerms(USER, ("other",), "", 60))},
+            "'openclaw' among 'audiences' of a [[rule]]",
+        ),
+        ({"at_proxy_port": None}, "sudo systemctl restart gatepass-redirect gatepass-gateway.socket gatepass-gateway"),
+        ({"answering": "refused"}, "sudo systemctl restart gatepass-redirect"),
+        ({"at_openclaw_port": None}, "sudo systemctl start openclaw-gateway"),
+    ],
+)
+def test_what_root_has_installed_is_mended_by_root(changes: dict[str, Any], cure: str) -> None:
+    assert cure in only(made_plan(asked=AS_A_SERVICE), **changes).cure
 
 
 @pytest.mark.parametrize(
