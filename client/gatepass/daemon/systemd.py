@@ -142,8 +142,8 @@ class Manager(NamedTuple):
     def slow_to_fail(self) -> Iterator[None]:
         """Tell the service manager what keeps a service from starting. With sockets, let it out only after a while.
 
-        Whoever waits in a socket has the service started again as soon as it ends, without end; and a disk that is full is
-        still so at once.
+        Whoever waits in a socket has the service started again as soon as it ends, without end; and a disk that is full
+        is still so at once.
         """
         try:
             yield
