@@ -333,6 +333,9 @@ def proxy(machine: Machine) -> Machine:
     machine.run("systemd-run", "--quiet", "--unit=upstream.service", "--uid=upstream", *behind)
     machine.systemctl("daemon-reload")
     machine.systemctl("start", "gatepass-gateway.socket", "gatepass-gateway.service")
+    listening = f"ss --no-header --listening --tcp sport = :{UPSTREAM_PORT} | grep --quiet ."
+    machine.wait_until(lambda: machine.shell(listening, check=False).returncode == 0, timeout=20)
+    machine.wait_until(lambda: "event=keys" in machine.journal("gatepass-gateway.service"), timeout=20)
     return machine
 
 
