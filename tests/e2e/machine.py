@@ -373,9 +373,10 @@ route add default via {container.host_address6}
 
     def _find_init(self) -> int:
         """Return the pid of PID 1, or 0 if there is none in the cgroups of the machine."""
-        for listed in Path(f"/proc/{self._space}/root/sys/fs/cgroup/payload").rglob("cgroup.procs"):
+        # os.walk() goes on where a cgroup ends meanwhile, as they do at a shutdown.
+        for cgroup, _, _ in os.walk(f"/proc/{self._space}/root/sys/fs/cgroup/payload"):
             with contextlib.suppress(OSError):
-                for pid in listed.read_text().split():
+                for pid in Path(cgroup, "cgroup.procs").read_text().split():
                     if _is_init(pid):
                         return int(pid)
         return 0
