@@ -41,6 +41,15 @@ def kids(broker: BrokerProcess) -> list[str]:
         return [key["kid"] for key in client.ask(op="follow")["keys"]]
 
 
+def issued_before_a_crash(manager: TestManager, broker: BrokerProcess) -> tuple[str, list[str]]:
+    """Run the broker, end it at once, and return a token of it and the keys that it published."""
+    broker.start(**manager.service())
+    token, published = ask(broker.socket, op="issue")["token"], kids(broker)
+    broker.kill()
+    manager.drain()
+    return token, published
+
+
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_a_client_that_connects_while_no_broker_runs_is_answered_by_the_next(
     tmp_path: Path, manager: TestManager, loop: str
@@ -174,10 +183,7 @@ def test_the_beats_leave_no_trace(manager: TestManager, broker: BrokerProcess) -
 
 
 def test_keys_survive_a_crash_in_memory_that_the_manager_keeps(manager: TestManager, broker: BrokerProcess) -> None:
-    broker.start(**manager.service())
-    token, before = ask(broker.socket, op="issue")["token"], kids(broker)
-    broker.kill()
-    manager.drain()
+    token, before = issued_before_a_crash(manager, broker)
     assert list(manager.kept) == [f"key-{before[0]}"]
     assert all(map(in_memory, manager.kept.values()))
     (kept,) = manager.kept.values()
@@ -194,10 +200,7 @@ def test_keys_survive_a_crash_in_memory_that_the_manager_keeps(manager: TestMana
 def test_a_key_that_was_not_kept_is_replaced_and_its_tokens_still_verify(
     manager: TestManager, broker: BrokerProcess
 ) -> None:
-    broker.start(**manager.service())
-    token, before = ask(broker.socket, op="issue")["token"], kids(broker)
-    broker.kill()
-    manager.drain()
+    token, before = issued_before_a_crash(manager, broker)
     stale = manager.kept.pop(f"key-{before[0]}")
     manager.kept[f"key-{'A' * 43}"] = stale  # one that the journal does not know is no key
 
@@ -214,10 +217,7 @@ def test_whatever_else_the_manager_has_kept_is_given_back_and_keeps_nobody_out(
     manager: TestManager, broker: BrokerProcess
 ) -> None:
     """What another release has kept, or nobody knows, comes again at each start: it must not end them all."""
-    broker.start(**manager.service())
-    token, before = ask(broker.socket, op="issue")["token"], kids(broker)
-    broker.kill()
-    manager.drain()
+    token, before = issued_before_a_crash(manager, broker)
     os.close(manager.kept.pop(f"key-{before[0]}"))
     manager.kept[f"key-{before[0]}"], other_end = os.pipe()
     os.close(other_end)
