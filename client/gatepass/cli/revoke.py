@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -28,10 +29,12 @@ _EXAMPLES: Final = """\
 UNIT_KINDS: Final = (".service", ".scope", ".socket", ".mount", ".swap")
 """Units that have processes of their own (systemd.unit(5)); a slice has none."""
 
+_ID_WITH_DASH: Final = re.compile(r"-[A-Za-z0-9_-]{21}")
+
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit status."""
-    options = _command_line().parse_args(arguments)
+    options = _command_line().parse_args(_with_ids(arguments))
     return guard(lambda: _run(options))
 
 
@@ -45,6 +48,17 @@ def _command_line() -> Parser:
     what.add_argument("--all", action="store_true", help="all there are")
     add_json(parser)
     return parser
+
+
+def _with_ids(arguments: Sequence[str]) -> list[str]:
+    """Write `--jti ID` as `--jti=ID`: one id of 64 begins with a dash, and argparse would take it for an option."""
+    written: list[str] = []
+    for argument in arguments:
+        if written[-1:] == ["--jti"] and _ID_WITH_DASH.fullmatch(argument):
+            written[-1] += f"={argument}"
+        else:
+            written.append(argument)
+    return written
 
 
 def _run(options: argparse.Namespace) -> int:

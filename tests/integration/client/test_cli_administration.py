@@ -112,12 +112,15 @@ REVOKED = (
     "revoked: 3 sessions ended at 1 gateway; whoever has a rule can ask for a new token: remove the rule, or 'gatepass "
     "lock', to keep them out\n"
 )
+ID_WITH_DASH = "-NBb6wsOxWTY1y48po55Uw"
 
 
 @pytest.mark.parametrize(
     ("options", "request_", "out"),
     [
         (["revoke", "--jti", "A-_b"], {"op": "revoke", "by": "jti", "value": "A-_b"}, REVOKED),
+        (["revoke", "--jti", ID_WITH_DASH], {"op": "revoke", "by": "jti", "value": ID_WITH_DASH}, REVOKED),
+        (["revoke", f"--jti={ID_WITH_DASH}"], {"op": "revoke", "by": "jti", "value": ID_WITH_DASH}, REVOKED),
         (["revoke", "--user", ME.pw_name], {"op": "revoke", "by": "uid", "value": str(ME.pw_uid)}, REVOKED),
         (["revoke", "--user", "3987654321"], {"op": "revoke", "by": "uid", "value": "3987654321"}, REVOKED),
         (["revoke", "--unit", "a.service"], {"op": "revoke", "by": "unit", "value": "a.service"}, REVOKED),
@@ -177,6 +180,7 @@ def test_where_no_gateway_is_connected_nobody_believes_that_one_has_acted(tmp_pa
         ("revoke --unit openclaw", "gatepass: argument --unit: must be a unit's whole name, which ends in one of .*\n"),
         ("revoke --unit user.slice", "gatepass: argument --unit: must be a unit's whole name, .*\n"),
         ("revoke --identity=", "gatepass: argument --identity: must not be empty, .*\n"),
+        ("revoke --jti --json", "gatepass: argument --jti: expected one argument; .*\n"),
         ("revoke --jti=", "gatepass: argument --jti: must not be empty, .*\n"),
         ("explain --as no-such-user", "gatepass: there is no user 'no-such-user' on this machine\n"),
         ("explain --as root --pid 1", "gatepass: argument --pid: not allowed with argument --as; .*\n"),
