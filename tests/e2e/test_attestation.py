@@ -46,7 +46,7 @@ RULES = {
 GATEWAY = """\
 [listen]
 port = 789
-addresses = ["127.0.0.1", "::1"]
+addresses = ["127.0.0.1", "127.0.0.2", "::1"]
 [upstream]
 port = {port}
 user = "upstream"

@@ -79,8 +79,9 @@ def _install(parser: argparse.ArgumentParser, options: argparse.Namespace, layou
 
 def _look(layout: Layout, request: Request, noted: Manifest) -> tuple[list[str], Intention | None]:
     """Return what stands against it, or what is to be done."""
+    from gatepass.daemon.addresses import addresses_redirected_to
     from gatepass_broker.install import problems, units
-    from gatepass_broker.install.observe import find_account, loopback_addresses
+    from gatepass_broker.install.observe import find_account
     from gatepass_broker.install.openclaw import find_openclaw
     from gatepass_broker.install.release import blueprint
     from gatepass_broker.install.requirements import ALWAYS, installed_distributions
@@ -98,7 +99,7 @@ def _look(layout: Layout, request: Request, noted: Manifest) -> tuple[list[str],
     openclaw = find_openclaw(request, account) if account else None
     files = (units.accounts_file(layout), *units.unit_files(layout, request))
     if openclaw:
-        files += units.port_drop_in(layout, request, loopback_addresses())
+        files += units.port_drop_in(layout, request, addresses_redirected_to())
         files += units.openclaw_drop_ins(layout, openclaw.unit, openclaw.manager)
     intention = problems.Intention(layout, request, noted, plan, openclaw, files)
     found += problems.problems(intention)

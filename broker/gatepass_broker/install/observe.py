@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from gatepass.daemon.addresses import has_ipv6_loopback
 from gatepass_broker.install.commands import CommandError, run
 from gatepass_broker.install.release import base_interpreter
 
@@ -60,11 +59,6 @@ def find_group(name: str) -> int | None:
         return grp.getgrnam(name).gr_gid
     except KeyError:
         return None
-
-
-def loopback_addresses() -> tuple[str, ...]:
-    """Return the addresses of this machine's own that the proxy listens on. Some machines have no IPv6."""
-    return ("127.0.0.1", "::1") if has_ipv6_loopback() else ("127.0.0.1",)
 
 
 def systemd_version() -> int | None:

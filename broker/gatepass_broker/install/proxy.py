@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
+from gatepass.daemon.addresses import addresses_redirected_to
 from gatepass.openclaw_setup.listeners import users_listening
 from gatepass_broker.install import files, openclaw, release, services
 from gatepass_broker.install.commands import run, shown
@@ -21,7 +22,7 @@ from gatepass_broker.install.configuration import (
 )
 from gatepass_broker.install.layout import GATEWAY_ACCOUNT, GATEWAY_SERVICE, GATEWAY_SOCKET, REDIRECT_SERVICE, Layout
 from gatepass_broker.install.manifest import digest
-from gatepass_broker.install.observe import find_group, lets_programs_attach, loopback_addresses
+from gatepass_broker.install.observe import find_group, lets_programs_attach
 from gatepass_broker.install.openclaw import OpenClaw, SetUp
 from gatepass_broker.install.place import Work, make_directory, place
 from gatepass_broker.install.running import enable, ensure, reload
@@ -74,7 +75,7 @@ def _run(work: Work, content: bytes | None) -> str:
 
     Return what was done to the redirect.
     """
-    port = port_drop_in(work.intention.layout, work.intention.request, loopback_addresses())
+    port = port_drop_in(work.intention.layout, work.intention.request, addresses_redirected_to())
     _place_all(work, port, (GATEWAY_SOCKET,))
     enable(work, GATEWAY_SOCKET, REDIRECT_SERVICE)
     ensure(work, GATEWAY_SOCKET, services.fingerprint(shipped(GATEWAY_SOCKET), *(file.content for file in port)))
@@ -117,7 +118,7 @@ def _proxy_text(work: Work, found: OpenClaw, written: str) -> bytes:
     check_openclaw_port(chosen.openclaw_port, request, uid, users_listening(chosen.openclaw_port))
     existing = files.read(path)
     before = read_tables(existing, str(path))
-    tables = gateway_tables(before, chosen, request, uid, loopback_addresses())
+    tables = gateway_tables(before, chosen, request, uid, addresses_redirected_to())
     return gateway_text(existing, tables, before)
 
 

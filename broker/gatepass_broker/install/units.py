@@ -7,6 +7,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from gatepass.daemon.addresses import REDIRECTED_TO
 from gatepass_broker.install.layout import (
     BROKER_SERVICE,
     BROKER_SOCKETS,
@@ -49,7 +50,7 @@ def port_drop_in(layout: Layout, request: Request, addresses: tuple[str, ...]) -
 
     `addresses` are those of the machine on which the proxy listens.
     """
-    if request.proxy_port == DEFAULT_PORT and len(addresses) == 2:
+    if request.proxy_port == DEFAULT_PORT and addresses == REDIRECTED_TO:
         return ()
     shown = (f"[{address}]" if ":" in address else address for address in addresses)
     lines = "".join(f"ListenStream={address}:{request.proxy_port}\n" for address in shown)

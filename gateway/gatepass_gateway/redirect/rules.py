@@ -27,7 +27,7 @@ class RedirectSettings(NamedTuple):
     gateway_port: int
     """The port of the gateway behind, which local programs dial."""
     proxy_port: int
-    """The port on 127.0.0.1 and ::1 where the proxy listens."""
+    """The port at `gatepass.daemon.addresses.REDIRECTED_TO` where the proxy listens."""
     proxy_uid: int
     """Who may reach the gateway behind."""
     allow_from: tuple[Network, ...] = ()
@@ -73,6 +73,10 @@ def _redirect(settings: RedirectSettings) -> str:
 	chain redirected {{
 		type nat hook output priority -190; policy accept;
 		{dialled} meta skuid {settings.proxy_uid} return
+		# Who dials 127.0.0.1 or ::1 shares the way with nobody who dials elsewhere from the same address and port: the
+		# kernel would change the port of one of them (`proxy_reached`). Nobody else has a reason to come from ::1.
+		{dialled} ip6 saddr ::1 ip6 daddr != ::1 return
+		{dialled} ip daddr != 127.0.0.1 dnat ip to 127.0.0.2:{settings.proxy_port}
 		{dialled} redirect to :{settings.proxy_port}
 	}}
 """
@@ -103,6 +107,11 @@ def _filter(settings: RedirectSettings) -> str:
 		{_LEAVES}
 		tcp option fastopen exists drop
 		meta length > 100 drop
+		meta l4proto tcp ct original proto-dst {gateway} return
+		# Whoever else dials the proxy itself has a port that the kernel changes for the next. The proxy does, to see
+		# whether it answers; root may.
+		meta skuid {{ 0, {uid} }} return
+		meta l4proto tcp reject with tcp reset
 	}}
 
 	# Who was bound to the gateway's port before it listened could dial the proxy just when that dials, and have its

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 from pathlib import Path
 from typing import Final
 
-from gatepass.daemon.addresses import has_ipv6_loopback
+from gatepass.daemon.addresses import addresses_redirected_to
 from gatepass.daemon.safe_paths import read_own_file
 from gatepass.daemon.toml_tables import errors_name_file, parse_tables, uid_of
 from gatepass.errors import ConfigurationError
 from gatepass_gateway.redirect.rules import Network, RedirectSettings
 from gatepass_gateway.schema import NO_REDIRECT, File
 
-_REDIRECTED_TO: Final = (ip_address("127.0.0.1"), ip_address("::1"))
-"""Where the kernel sends what it redirects on the way out: the loopback address of the family."""
 _LOOPBACK: Final[tuple[Network, ...]] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1"))
 
 
 def load(path: Path) -> RedirectSettings:
     """Return the settings in the TOML file at `path`. Raise `ConfigurationError`, which names file and key."""
     with errors_name_file(path):
-        return resolve(parse_tables(read_own_file(path), File), has_ipv6=has_ipv6_loopback())
+        return resolve(parse_tables(read_own_file(path), File), redirected_to=addresses_redirected_to())
 
 
-def resolve(file: File, *, has_ipv6: bool) -> RedirectSettings:
+def resolve(file: File, *, redirected_to: Iterable[str]) -> RedirectSettings:
     """Return the settings that `file` stands for. Raise `ConfigurationError`.
 
-    `has_ipv6` says whether this machine has the address ::1; the proxy cannot listen there otherwise.
+    `redirected_to` are the addresses of this machine that the rules lead to.
     """
     if file.redirect is NO_REDIRECT:
         raise ConfigurationError("the table [redirect] is missing; an empty one is enough", where="redirect")
@@ -37,7 +35,7 @@ def resolve(file: File, *, has_ipv6: bool) -> RedirectSettings:
             "the redirect leads from the gateway's port to another; give the proxy a port of its own, such as 789",
             where="listen.port",
         )
-    _check_addresses(file.listen.addresses, has_ipv6=has_ipv6)
+    _check_addresses(file.listen.addresses, redirected_to)
     return RedirectSettings(
         gateway_port=file.upstream.port,
         proxy_port=file.listen.port,
@@ -46,9 +44,9 @@ def resolve(file: File, *, has_ipv6: bool) -> RedirectSettings:
     )
 
 
-def _check_addresses(listed: Iterable[str], *, has_ipv6: bool) -> None:
-    for address in _REDIRECTED_TO:
-        if str(address) not in listed and (has_ipv6 or address.version == 4):
+def _check_addresses(listed: Iterable[str], redirected_to: Iterable[str]) -> None:
+    for address in redirected_to:
+        if address not in listed:
             raise ConfigurationError(
                 f'the redirect leads to {address} too, where the proxy does not listen; add "{address}"',
                 where="listen.addresses",

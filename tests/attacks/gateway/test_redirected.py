@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import pytest
@@ -93,14 +93,17 @@ def test_whoever_is_redirected_is_himself(machine: Machine, clients: Clients, ad
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
-@pytest.mark.parametrize("redirected", [True, False])
+@pytest.mark.parametrize(("uid", "redirected"), [(ROOT, True), (VICTIM, False)])
 def test_whoever_dials_the_proxy_itself_is_himself_too(
-    machine: Machine, sock_diag: SockDiag, address: str, redirected: bool
+    machine: Machine, sock_diag: SockDiag, address: str, uid: int, redirected: bool
 ) -> None:
-    with machine.redirected(), dial(machine, VICTIM, ("::" if ":" in address else "", 0), (address, PROXY_PORT)):
-        clients = Clients(sock_diag, redirected_port=GATEWAY_PORT if redirected else None)
-        with accept(machine) as accepted:
-            assert clients.at_other_end(accepted).account == Client(VICTIM).account
+    clients = Clients(sock_diag, redirected_port=GATEWAY_PORT if redirected else None)
+    with (
+        machine.redirected() if redirected else nullcontext(),
+        dial(machine, uid, ("::" if ":" in address else "", 0), (address, PROXY_PORT)),
+        accept(machine) as accepted,
+    ):
+        assert clients.at_other_end(accepted).account == Client(uid).account
 
 
 class Way(NamedTuple):
@@ -112,10 +115,12 @@ class Way(NamedTuple):
 
 
 WAYS = {
-    "v4": Way("127.0.0.1", ("127.0.0.1", GATEWAY_PORT), ("127.0.0.2", GATEWAY_PORT)),
-    "v4 of the network": Way(HOST_V4, (HOST_V4, GATEWAY_PORT), ("127.0.0.1", GATEWAY_PORT)),
+    "v4": Way("127.0.0.1", ("127.0.0.2", GATEWAY_PORT), ("127.0.0.3", GATEWAY_PORT)),
+    "v4 of the network": Way(HOST_V4, (HOST_V4, GATEWAY_PORT), ("127.0.0.2", GATEWAY_PORT)),
+    "v6": Way(HOST_V6, ("::1", GATEWAY_PORT), (HOST_V6, GATEWAY_PORT)),
+}
+TO_THE_PROXY_ITSELF = {
     "v4 to the proxy itself": Way("127.0.0.1", ("127.0.0.1", PROXY_PORT), ("127.0.0.1", GATEWAY_PORT)),
-    "v6": Way("::1", ("::1", GATEWAY_PORT), (HOST_V6, GATEWAY_PORT)),
     "v6 to the proxy itself": Way("::1", ("::1", PROXY_PORT), ("::1", GATEWAY_PORT)),
 }
 
@@ -127,7 +132,7 @@ def taken_port(machine: Machine, way: Way) -> Iterator[Address]:
         yield first.getsockname()[:2]
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("way", [*WAYS.values(), *TO_THE_PROXY_ITSELF.values()], ids=[*WAYS, *TO_THE_PROXY_ITSELF])
 def test_rules_that_let_the_kernel_change_a_port_make_mallory_the_victim_and_so_nobody_is_known(
     machine: Machine, sock_diag: SockDiag, way: Way
 ) -> None:
@@ -175,7 +180,7 @@ def test_what_waits_in_the_queue_of_a_client_that_is_gone_is_not_the_next_ones_o
 ) -> None:
     """What he sent can still be read from the dead connection."""
     to = ("127.0.0.1", GATEWAY_PORT if redirected else PROXY_PORT)
-    with machine.redirected():
+    with machine.redirected() if redirected else nullcontext():
         gone = dial(machine, MALLORY, ("127.0.0.1", 0), to)
         address = gone.getsockname()
         gone.sendall(b"GET /mallorys HTTP/1.1\r\n\r\n")
@@ -216,10 +221,10 @@ class Interrupted(SockDiag):
         return found
 
 
-@pytest.mark.parametrize("port", [GATEWAY_PORT, PROXY_PORT])
-def test_a_client_that_makes_room_for_another_in_the_moment_of_the_question(machine: Machine, port: int) -> None:
-    to = ("127.0.0.1", port)
-    with machine.redirected():
+@pytest.mark.parametrize("redirected", [True, False])
+def test_a_client_that_makes_room_for_another_in_the_moment_of_the_question(machine: Machine, redirected: bool) -> None:
+    to = ("127.0.0.1", GATEWAY_PORT if redirected else PROXY_PORT)
+    with machine.redirected() if redirected else nullcontext():
         client = dial(machine, MALLORY, ("127.0.0.1", 0), to)
         with accept(machine) as accepted:
             with machine.host.entered():

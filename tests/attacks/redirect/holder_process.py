@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from attacks.redirect.machine import GATEWAY_PORT, PROXY, PROXY_PORT, SECONDS, Machine, eventually
+from gatepass.daemon.addresses import REDIRECTED_TO
 from support.gateway import gateway_tables, to_toml
 
 COMMAND = (sys.executable, "-m", "gatepass_gateway.redirect")
@@ -24,7 +25,7 @@ def write_configuration(directory: Path, **redirect: Any) -> Path:
     tables = gateway_tables(
         GATEWAY_PORT,
         port=PROXY_PORT,
-        listen={"addresses": ["127.0.0.1", "::1"]},
+        listen={"addresses": REDIRECTED_TO},
         redirect={"proxy_user": PROXY, **redirect},
     )
     path.write_text(to_toml(tables))

@@ -20,6 +20,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Self
 
+from gatepass.daemon.addresses import REDIRECTED_TO
 from gatepass.errors import GatepassError
 from gatepass_gateway.redirect.nft import Nft
 from gatepass_gateway.redirect.rules import RedirectSettings
@@ -136,8 +137,8 @@ class Machine:
         self.listen("gateway", GATEWAY, "0.0.0.0", GATEWAY_PORT)
         self.listen("gateway", GATEWAY, "::", GATEWAY_PORT)
         # As systemd does for its socket units.
-        self.listen("proxy", ROOT, "127.0.0.1", PROXY_PORT)
-        self.listen("proxy", ROOT, "::1", PROXY_PORT)
+        for address in REDIRECTED_TO:
+            self.listen("proxy", ROOT, address, PROXY_PORT)
         # Without rules every way is open; only then does it say something that one is shut.
         for address in (HOST_V4, HOST_V6):
             eventually(partial(self._is_open, address))

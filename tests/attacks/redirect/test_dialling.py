@@ -199,12 +199,12 @@ def test_an_address_that_a_route_makes_local_for_some_users_only_does_not_get_pa
 @pytest.mark.parametrize("port", [GATEWAY_PORT, PROXY_PORT])
 def test_a_client_whose_port_the_kernel_changes_on_the_way_is_refused(machine: Machine, port: int) -> None:
     """The proxy would take him for whoever has that port; `attacks/gateway/test_redirected.py` shows how."""
-    with machine.redirected(), machine.host.socket(WWW_DATA) as first, machine.host.socket(WWW_DATA) as second:
+    with machine.redirected(), machine.host.socket(WWW_DATA) as first, machine.host.socket(ROOT) as second:
         for client in (first, second):
             client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             client.bind(("127.0.0.1", 40_000))
         assert machine.reached(first, "127.0.0.2") == "proxy"
-        assert machine.reached(second, "127.0.0.1", port) == "refused"
+        assert machine.reached(second, "127.0.0.3" if port == GATEWAY_PORT else "127.0.0.2", port) == "refused"
 
 
 # What other programs of root's do to packets.

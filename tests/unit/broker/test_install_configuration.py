@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gatepass.daemon.addresses import REDIRECTED_TO
 from gatepass.daemon.toml_tables import parse_tables
 from gatepass.errors import ConfigurationError
 from gatepass.messages import Binding
@@ -31,7 +32,7 @@ from gatepass_gateway.schema import File as GatewayFile
 USER = "derek@example.com"
 REQUEST = Request(loopback_user=USER, openclaw_user="root")
 CHOSEN = FromSetup(18_789, "x-gatepass-user-" + "0" * 32, ("operator.read",), {})
-BOTH = ("127.0.0.1", "::1")
+
 WRITTEN = """\
 [listen]
 port = 789
@@ -92,9 +93,9 @@ def test_an_identity_that_no_header_can_carry_is_refused_beforehand() -> None:
 
 
 def test_the_proxy_takes_its_configuration() -> None:
-    tables = gateway_tables({}, CHOSEN, Request(loopback_user=USER, openclaw_user="x"), 1000, BOTH)
+    tables = gateway_tables({}, CHOSEN, Request(loopback_user=USER, openclaw_user="x"), 1000, REDIRECTED_TO)
     settings = resolve_gateway(parse_tables(gateway_text(None, tables, {}), GatewayFile), source="")
-    assert settings.listen == (("127.0.0.1", 789), ("::1", 789))
+    assert settings.listen == tuple((address, 789) for address in REDIRECTED_TO)
     assert settings.upstream.address == ("127.0.0.1", 18_789)
     assert settings.broker_socket == "/run/gatepass/follow.sock"
     assert dict(settings.policy.users) == {USER: frozenset({"operator.read"})}
@@ -124,16 +125,16 @@ def test_what_an_operator_has_added_stays_and_what_setup_owns_is_refreshed() -> 
 
 
 def test_a_file_that_says_the_same_keeps_every_byte() -> None:
-    first = gateway_text(None, gateway_tables({}, CHOSEN, REQUEST, 1000, BOTH), {})
+    first = gateway_text(None, gateway_tables({}, CHOSEN, REQUEST, 1000, REDIRECTED_TO), {})
     edited = b"# my remark\n" + first
     read = read_tables(edited, "")
-    assert gateway_text(edited, gateway_tables(read, CHOSEN, REQUEST, 1000, BOTH), read) == edited
+    assert gateway_text(edited, gateway_tables(read, CHOSEN, REQUEST, 1000, REDIRECTED_TO), read) == edited
 
 
 def test_only_what_is_openclaws_to_choose_is_taken_from_its_account() -> None:
     chosen = from_setup(WRITTEN, USER)
     assert chosen == FromSetup(18_789, "x-user", ("operator.read",), {})
-    tables = gateway_tables({}, chosen, REQUEST, 1000, BOTH)
+    tables = gateway_tables({}, chosen, REQUEST, 1000, REDIRECTED_TO)
     assert "mallory@example.com" not in tables["identity"]["users"]
     assert "jwks_file" not in tables["keys"]
 

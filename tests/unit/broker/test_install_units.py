@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gatepass.daemon.addresses import REDIRECTED_TO
 from gatepass.errors import ConfigurationError
 from gatepass.paths import ADMIN_SOCKET
 from gatepass_broker.install.configuration import ADMIN_TABLE, broker_text, has_socket
@@ -15,7 +16,6 @@ from gatepass_broker.install.request import Request
 from gatepass_broker.install.units import accounts_file, openclaw_drop_ins, port_drop_in, shipped, unit_files
 
 LAYOUT = Layout()
-BOTH = ("127.0.0.1", "::1")
 
 
 def directives(unit: str) -> dict[str, str]:
@@ -76,9 +76,9 @@ def test_the_administrators_socket_is_roots_and_asked_for_by_nothing_but_its_own
 
 def test_the_usual_port_needs_no_drop_in() -> None:
     listened = shipped(GATEWAY_SOCKET).decode()
-    assert "ListenStream=127.0.0.1:789" in listened
-    assert "ListenStream=[::1]:789" in listened
-    assert port_drop_in(LAYOUT, Request(), BOTH) == ()
+    for address in ("127.0.0.1", "127.0.0.2", "[::1]"):
+        assert f"ListenStream={address}:789\n" in listened
+    assert port_drop_in(LAYOUT, Request(), REDIRECTED_TO) == ()
 
 
 def test_the_port_is_there_where_ipv6_was_switched_off_later() -> None:
@@ -87,18 +87,18 @@ def test_the_port_is_there_where_ipv6_was_switched_off_later() -> None:
 
 
 @pytest.mark.parametrize(
-    ("port", "addresses", "lines"),
+    ("port", "addresses", "listened"),
     [
-        (790, BOTH, ["ListenStream=", "ListenStream=127.0.0.1:790", "ListenStream=[::1]:790"]),
-        (None, ("127.0.0.1",), ["ListenStream=", "ListenStream=127.0.0.1:789"]),
+        (790, REDIRECTED_TO, ["127.0.0.1:790", "127.0.0.2:790", "[::1]:790"]),
+        (None, ("127.0.0.1", "127.0.0.2"), ["127.0.0.1:789", "127.0.0.2:789"]),
     ],
 )
 def test_another_port_or_a_machine_without_ipv6_has_a_drop_in(
-    port: int | None, addresses: tuple[str, ...], lines: list[str]
+    port: int | None, addresses: tuple[str, ...], listened: list[str]
 ) -> None:
     ((path, content),) = port_drop_in(LAYOUT, Request(port=port), addresses)
     assert path == Path("/etc/systemd/system/gatepass-gateway.socket.d/port.conf")
-    assert content.decode().splitlines() == ["[Socket]", *lines]
+    assert content.decode().splitlines() == ["[Socket]", "ListenStream=", *(f"ListenStream={one}" for one in listened)]
 
 
 def test_a_system_unit_of_openclaws_is_tied_to_the_redirect_both_ways() -> None:

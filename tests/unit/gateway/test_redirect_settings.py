@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,18 @@ from gatepass_gateway.redirect.settings import load, resolve
 from gatepass_gateway.schema import NO_REDIRECT, File
 from support.gateway import gateway_settings, gateway_tables, to_toml
 
-BOTH = ["127.0.0.1", "::1"]
+WITHOUT_IPV6 = ["127.0.0.1", "127.0.0.2"]
+ALL = [*WITHOUT_IPV6, "::1"]
 
 
 def tables(**changes: Any) -> dict[str, Any]:
     redirect = {"proxy_user": 997, **changes.pop("redirect", {})}
-    listen = {"addresses": BOTH, **changes.pop("listen", {})}
+    listen = {"addresses": ALL, **changes.pop("listen", {})}
     return gateway_tables(18_789, port=789, listen=listen, redirect=redirect, **changes)
 
 
-def resolved(*, has_ipv6: bool = True, **changes: Any) -> RedirectSettings:
-    return resolve(check_tables(tables(**changes), File), has_ipv6=has_ipv6)
+def resolved(redirected_to: list[str] = ALL, **changes: Any) -> RedirectSettings:
+    return resolve(check_tables(tables(**changes), File), redirected_to=redirected_to)
 
 
 def test_a_table_with_nothing_but_the_proxys_user() -> None:
@@ -43,22 +45,20 @@ def test_a_user_by_name_and_networks_in_which_others_lie() -> None:
     assert settings.allow_from == tuple(map(ip_network, ("192.0.2.0/24", "198.51.100.1", "2001:db8::/32")))
 
 
-@pytest.mark.parametrize("has_ipv6", [True, False])
-def test_the_proxy_listens_where_the_kernel_leads(has_ipv6: bool) -> None:
-    with pytest.raises(ConfigurationError, match=r'listen\.addresses: .* add "127\.0\.0\.1"'):
-        resolved(listen={"addresses": ["::1"]}, has_ipv6=has_ipv6)
-    if has_ipv6:
-        with pytest.raises(ConfigurationError, match=r'listen\.addresses: .* add "::1"'):
-            resolved(listen={"addresses": ["127.0.0.1"]}, has_ipv6=has_ipv6)
-    else:
-        assert resolved(listen={"addresses": ["127.0.0.1"]}, has_ipv6=has_ipv6)
+@pytest.mark.parametrize("missing", ALL)
+def test_the_proxy_listens_wherever_the_redirect_leads(missing: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf'listen\.addresses: .* add "{re.escape(missing)}"'):
+        resolved(listen={"addresses": [address for address in ALL if address != missing]})
+
+
+def test_without_ipv6_the_proxy_listens_on_no_such_address() -> None:
+    assert resolved(WITHOUT_IPV6, listen={"addresses": WITHOUT_IPV6})
 
 
 @pytest.mark.parametrize(
     ("changes", "where"),
     [
         ({"listen": {"port": 18_789}}, "listen.port"),
-        ({"listen": {"addresses": ["127.0.0.2", "::1"]}}, "listen.addresses"),
         ({"redirect": {"proxy_user": "no-such-user"}}, "redirect.proxy_user"),
         ({"redirect": {"proxy_user": "root"}}, "redirect.proxy_user"),
         ({"redirect": {"proxy_user": 0}}, "redirect.proxy_user"),
@@ -87,7 +87,7 @@ def test_without_the_table_nothing_is_redirected() -> None:
     without = tables()
     del without["redirect"]
     with pytest.raises(ConfigurationError, match=r"^redirect: the table \[redirect\] is missing"):
-        resolve(check_tables(without, File), has_ipv6=True)
+        resolve(check_tables(without, File), redirected_to=ALL)
     empty = check_tables({**without, "redirect": {}}, File)
     assert empty.redirect == NO_REDIRECT
     assert empty.redirect is not NO_REDIRECT
@@ -95,7 +95,7 @@ def test_without_the_table_nothing_is_redirected() -> None:
 
 def test_the_proxy_reads_the_same_file() -> None:
     settings = gateway_settings(tables())
-    assert settings.listen == (("127.0.0.1", 789), ("::1", 789))
+    assert settings.listen == tuple((address, 789) for address in ALL)
 
 
 def test_the_file_is_read_as_the_proxys_is(tmp_path: Path) -> None:
