@@ -89,7 +89,8 @@ class FakeBroker:
         self.standing = standing
         self.seq += 1
         for stream in list(self._followers):
-            await stream.send(encode_frame({"id": 1, "ok": True, **self.message()}))
+            with contextlib.suppress(*_GONE):
+                await stream.send(encode_frame({"id": 1, "ok": True, **self.message()}))
 
     async def confirmed(self) -> None:
         """Wait until every follower has acted on all that it was told."""
@@ -136,6 +137,7 @@ class FakeBroker:
                     await self._converse(stream, own)
         finally:
             self._followers.pop(stream, None)
+            self._hear()
             for session in own:
                 self.sessions.pop(session, None)
 
@@ -152,15 +154,17 @@ class FakeBroker:
             assert request["op"] == "report"
             assert request["id"] >= 2
             self._take(request, own)
+            if self.error is not None:
+                await stream.send(encode_frame({"id": request["id"], "ok": False, "error": self.error}))
+                continue
             if self.answers:
-                reply: Message = {"id": request["id"], "ok": True} if self.error is None else self._no(request)
-                await stream.send(encode_frame(reply))
+                await stream.send(encode_frame({"id": request["id"], "ok": True}))
             self._followers[stream] = request["seq"]
-            self._heard.set()
-            self._heard = anyio.Event()
+            self._hear()
 
-    def _no(self, request: Message) -> Message:
-        return {"id": request["id"], "ok": False, "error": self.error}
+    def _hear(self) -> None:
+        self._heard.set()
+        self._heard = anyio.Event()
 
     def _take(self, report: Message, own: set[str]) -> None:
         self.reports.append(report)

@@ -74,7 +74,8 @@ class Minter:
             scope=("operator.read", "operator.write"),
             actors=("uid:0",),
             confirmation=Confirmation(os.geteuid() if uid is None else uid),
-            boot=BootDeadline(moment.boot_id, int(moment.boottime) - age + life),
+            # A machine that was started a moment ago has no time before that.
+            boot=BootDeadline(moment.boot_id, max(0, int(moment.boottime) - age + life)),
         )
         return claims._replace(**changes)
 

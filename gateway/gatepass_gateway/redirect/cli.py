@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from gatepass.daemon.addresses import REDIRECTED_TO
 from gatepass.daemon.command import DONE, daemon_parser, end, guard
 
 if TYPE_CHECKING:
@@ -21,11 +23,11 @@ Lead every local program that dials the gateway's own port to the proxy, and let
 Holds a table of nftables rules that belongs to this process, and watches over a second one, the guard, which
 stays when this process ends: local programs are refused then. Takes CAP_NET_ADMIN, and nothing else."""
 
-_EXAMPLES: Final = """\
+_EXAMPLES: Final = f"""\
 a configuration is the proxy's, with:
   [listen]
   port = 789                            # where the proxy listens
-  addresses = ["127.0.0.1", "::1"]
+  addresses = {json.dumps(REDIRECTED_TO)}
   [upstream]
   port = 18789                          # OpenClaw's own, which local programs dial
   [redirect]

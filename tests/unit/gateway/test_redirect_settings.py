@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import textwrap
+import tomllib
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 from gatepass.daemon.toml_tables import check_tables
 from gatepass.errors import ConfigurationError
+from gatepass_gateway.redirect.cli import main
 from gatepass_gateway.redirect.rules import RedirectSettings
 from gatepass_gateway.redirect.settings import load, resolve
 from gatepass_gateway.schema import NO_REDIRECT, File
@@ -109,3 +112,16 @@ def test_the_file_is_read_as_the_proxys_is(tmp_path: Path) -> None:
         load(path)
     with pytest.raises(ConfigurationError, match=r"nowhere\.toml"):
         load(tmp_path / "nowhere.toml")
+
+
+def test_the_configuration_that_help_shows_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out.partition("with:\n")[2].partition("\n\n")[0]
+    example = tomllib.loads(textwrap.dedent(shown))
+    example["redirect"]["proxy_user"] = 997  # the account that it names is made by an installation
+    merged = tables()
+    for name, table in example.items():
+        merged[name].update(table)
+    settings = resolve(check_tables(merged, File), redirected_to=ALL)
+    assert settings == RedirectSettings(18_789, 789, 997)
