@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 from e2e.machine import Machine
+from e2e.machine_tree import own_wheel
 from e2e.model_server import ModelServer
 from e2e.openclaw_config import USER
 from e2e.openclaw_install import OpenClawInstall
@@ -163,3 +169,32 @@ def hang(machine: Machine, unit: str) -> None:
 def in_python(machine: Machine, source: str, user: str | None = None, check: bool = True, timeout: float = 30) -> Any:
     """Run Python code inside, with gatepass importable."""
     return machine.run(PYTHON, "-c", source, user=user, check=check, timeout=timeout)
+
+
+def bring_newer_gatepass(machine: Machine) -> None:
+    """Install into the installer's environment a wheel that differs from the one that is there."""
+    name, content = own_wheel()
+    wheel = f"/srv/newer/{name}"
+    machine.write(f"{wheel}.base64", b64encode(_changed(content)).decode())
+    machine.shell(f"base64 -d {wheel}.base64 >{wheel}")
+    machine.run(f"{INSTALLER}/bin/pip", "install", "--quiet", "--force-reinstall", "--no-deps", wheel, timeout=60)
+
+
+def _changed(wheel: bytes) -> bytes:
+    """Return the wheel with a comment at the end of a module, and with the record of its files made to agree."""
+    module, made = "gatepass/__init__.py", BytesIO()
+    with ZipFile(BytesIO(wheel)) as old, ZipFile(made, "w") as new:
+        newer = old.read(module) + b"# newer\n"
+        digest = urlsafe_b64encode(sha256(newer).digest()).rstrip(b"=").decode()
+        for entry in old.namelist():
+            content = newer if entry == module else old.read(entry)
+            if entry.endswith("/RECORD"):
+                line = f"{module},sha256={digest},{len(newer)}"
+                content = re.sub(f"^{module},.*$", line, content.decode(), flags=re.MULTILINE).encode()
+            new.writestr(entry, content)
+    return made.getvalue()
+
+
+def current_release(machine: Machine) -> str:
+    """The release that runs."""
+    return machine.run("readlink", "/opt/gatepass/current").stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from e2e.openclaw_config import USER
 from e2e.openclaw_install import OpenClawInstall
 from e2e.person import Person
 from e2e.stack import CHECKOUT, GatepassInstall
+from gatepass.openclaw_setup.json5 import parse
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -95,15 +97,35 @@ def test_comments_stay_and_undo_restores_every_byte(person: Person) -> None:
     assert set(person.files()) == {person.config}
 
 
+def configuration(person: Person) -> Any:
+    """What OpenClaw's configuration says."""
+    return parse(person.config.read_text()).value
+
+
+def test_undo_keeps_what_openclaw_wrote_since(person: Person) -> None:
+    """OpenClaw writes its whole file anew, without comments, whenever a person has it change a value."""
+    before = configuration(person)["gateway"]
+    person.setup()
+    for key, value in (("gateway.reload.mode", '"hybrid"'), ("gateway.trustedProxies", '["127.7.7.7", "192.0.2.1"]')):
+        changed = person.openclaw.cli("config", "set", key, value, "--strict-json")
+        assert changed.returncode == 0, changed.stderr
+    undone = person.run("setup", "--undo")
+    assert undone.returncode == 0, undone.stderr
+    after = configuration(person)
+    assert after["gateway"] == {**before, "reload": {"mode": "hybrid"}, "trustedProxies": ["192.0.2.1"]}
+    assert "secrets" not in after
+    assert person.openclaw.cli("config", "validate").returncode == 0
+
+
 def test_undo_loses_no_later_change_unasked(person: Person) -> None:
     original = person.config.read_bytes()
     person.setup()
-    changed = person.openclaw.cli("config", "set", "gateway.reload.mode", '"hybrid"', "--strict-json")
+    changed = person.openclaw.cli("config", "set", "gateway.auth.trustedProxy.userHeader", "x-mine")
     assert changed.returncode == 0, changed.stderr
     later = person.config.read_bytes()
     refused = person.run("setup", "--undo")
     assert refused.returncode == 6
-    assert "changed after setup" in refused.stderr
+    assert "gateway.auth.trustedProxy.userHeader was changed after setup" in refused.stderr
     assert person.config.read_bytes() == later
     assert person.run("setup", "--undo", "--discard-changes").returncode == 0
     assert person.config.read_bytes() == original

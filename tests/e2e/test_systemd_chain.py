@@ -33,8 +33,10 @@ from e2e.service_host import (
     PROXY_PORT,
     OpenClawService,
     before_setup,
+    bring_newer_gatepass,
     can_hang,
     cannot_hang,
+    current_release,
     hang,
     install,
     prepare_installer,
@@ -296,6 +298,25 @@ def test_clients_outlive_a_proxy_and_a_broker_that_are_killed(chain: Chain) -> N
     assert "dumped" not in machine.journal(proxy)
 
 
+def test_an_upgrade_loses_no_client_and_leaves_openclaw_alone(chain: Chain) -> None:
+    machine, units = chain.machine, (OPENCLAW_UNIT, REDIRECT, "gatepass-gateway.service", "gatepass-broker.service")
+    release, before = current_release(machine), [machine.property(unit, "MainPID") for unit in units]
+    with clients_of(chain) as clients:
+        time.sleep(1)
+        bring_newer_gatepass(machine)
+        install(machine)
+        time.sleep(1)
+    seen = clients.result()
+    assert seen.faults == []
+    assert seen.answers["refused"] == 0, seen
+    assert seen.answers["200"] > HTTP_CLIENTS * 4, seen
+    assert seen.answers["connect"] >= SESSIONS * 2, seen
+    assert seen.slowest < STARTS_IN, seen
+    assert current_release(machine) != release
+    kept = [machine.property(unit, "MainPID") == pid for unit, pid in zip(units, before, strict=True)]
+    assert kept == [True, True, False, False]
+
+
 def test_a_proxy_that_restarts_loses_no_request(chain: Chain) -> None:
     """The port is the socket unit's: who connects meanwhile waits."""
     account, token = chain.account("openclaw"), chain.token("openclaw")
@@ -387,3 +408,24 @@ def test_after_a_reboot_everything_is_there_in_order_and_nothing_else_was_done(c
         for unit in ("gatepass-redirect.service", OPENCLAW_UNIT)
     ]
     assert order == sorted(order)
+
+
+def test_undone_nothing_is_left_and_openclaw_goes_on_with_what_was_changed_since(chain: Chain) -> None:
+    machine, ready = chain.machine, chain.openclaw.times_ready()
+    path, original = f"{OPENCLAW_HOME}/openclaw.json", behind_nginx(chain.model)
+    config = json.loads(machine.read(path))
+    config["gateway"]["auth"]["identityScopes"]["later@example.com"] = ["operator.read"]
+    machine.write(path, json.dumps(config), mode=0o600, owner="openclaw")
+    install(machine, "--undo")
+    chain.openclaw.wait_until_ready(ready)
+    expected = original["gateway"]
+    expected["auth"]["identityScopes"]["later@example.com"] = ["operator.read"]
+    restored = json.loads(machine.read(path))
+    restored["gateway"]["auth"]["identityScopes"].pop("new@example.com", None)  # of the test with the broker down
+    assert restored["gateway"] == expected
+    assert "secrets" not in restored
+    found = machine.shell("find /etc /opt /usr/local /var/lib -name '*gatepass*'; nft list tables; getent passwd group")
+    assert [line for line in found.stdout.splitlines() if "gatepass" in line] == ["/var/lib/gatepass"]
+    # As before gatepass: its port is its own again, and a local program is whoever it says it is.
+    forged = [("x-auth-request-email", ALICE), ("X-Forwarded-For", "203.0.113.7")]
+    assert chain.ask(MALLORY, forged).status == 200

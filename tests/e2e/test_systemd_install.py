@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 import time
-from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterator
 from functools import partial
-from hashlib import sha256
-from io import BytesIO
 from pathlib import Path
-from zipfile import ZipFile
 
 import pytest
 
 from e2e.callers import bearer, http_request
 from e2e.machine import Machine, needs_machine
-from e2e.machine_tree import own_wheel
 from e2e.network import network_of, run_in_network
 from e2e.openclaw_config import USER
 from e2e.openclaw_install import OpenClawInstall
@@ -28,7 +22,9 @@ from e2e.service_host import (
     PYTHON,
     OpenClawService,
     before_setup,
+    bring_newer_gatepass,
     broker_host,
+    current_release,
     install,
     prepare_installer,
 )
@@ -91,7 +87,7 @@ def test_a_second_run_changes_nothing(machine: Machine) -> None:
 def test_an_upgrade_loses_no_client_and_keeps_what_the_operator_changed(machine: Machine) -> None:
     configuration = machine.read("/etc/gatepass/broker.toml") + "\n# mine\n"
     machine.write("/etc/gatepass/broker.toml", configuration)
-    release, pid = current(machine), machine.property(BROKER, "MainPID")
+    release, pid = current_release(machine), machine.property(BROKER, "MainPID")
     machine.write("/srv/ask_in_a_loop.py", LOOP.read_text())
     asking = machine.popen(PYTHON, "/srv/ask_in_a_loop.py", "30", user="derek")
     time.sleep(0.5)
@@ -101,7 +97,7 @@ def test_an_upgrade_loses_no_client_and_keeps_what_the_operator_changed(machine:
     asking.terminate()
     found = json.loads(asking.communicate(timeout=60)[0])
     assert found["faults"] == []
-    assert current(machine) != release
+    assert current_release(machine) != release
     assert machine.property(BROKER, "MainPID") != pid
     assert machine.read("/etc/gatepass/broker.toml") == configuration
 
@@ -244,35 +240,6 @@ def as_before_the_administrators_socket(machine: Machine, configuration: str) ->
     machine.systemctl("restart", BROKER)
 
 
-def bring_newer_gatepass(machine: Machine) -> None:
-    """Install into the installer's environment a wheel that differs from the one that is there."""
-    name, content = own_wheel()
-    wheel = f"/srv/newer/{name}"
-    machine.write(f"{wheel}.base64", b64encode(changed(content)).decode())
-    machine.shell(f"base64 -d {wheel}.base64 >{wheel}")
-    machine.run(f"{INSTALLER}/bin/pip", "install", "--quiet", "--force-reinstall", "--no-deps", wheel, timeout=60)
-
-
-def changed(wheel: bytes) -> bytes:
-    """Return the wheel with a comment at the end of a module, and with the record of its files made to agree."""
-    module, made = "gatepass/__init__.py", BytesIO()
-    with ZipFile(BytesIO(wheel)) as old, ZipFile(made, "w") as new:
-        newer = old.read(module) + b"# newer\n"
-        digest = urlsafe_b64encode(sha256(newer).digest()).rstrip(b"=").decode()
-        for entry in old.namelist():
-            content = newer if entry == module else old.read(entry)
-            if entry.endswith("/RECORD"):
-                line = f"{module},sha256={digest},{len(newer)}"
-                content = re.sub(f"^{module},.*$", line, content.decode(), flags=re.MULTILINE).encode()
-            new.writestr(entry, content)
-    return made.getvalue()
-
-
 def everything(machine: Machine) -> set[str]:
     """What there is, with owners and modes: files, accounts, tables of the firewall."""
     return set(machine.shell(EVERYTHING).stdout.splitlines())
-
-
-def current(machine: Machine) -> str:
-    """The release that runs."""
-    return machine.run("readlink", "/opt/gatepass/current").stdout

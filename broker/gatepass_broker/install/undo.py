@@ -36,6 +36,9 @@ def undo(removal: Removal) -> None:
     layout, noted, steps = removal.layout, removal.manifest, removal.steps
     found = _find_openclaw(removal)
     restored = found is None or _undo_setup(removal, found)
+    if not restored and not removal.discard_changes:
+        _keep_all(removal)
+        return
     was_running = found is not None and not found.is_persons and services.state(found.unit).running
     # OpenClaw is untied first, so that it does not stop with the redirect.
     if _remove_files(removal, layout.root / "etc/systemd"):
@@ -92,6 +95,14 @@ def _undo_setup(removal: Removal, found: OpenClaw) -> bool:
     return removal.steps.attempt(
         f"as {found.account.name}: {command}",
         lambda: openclaw.undo_setup(layout, found, discard_changes=discard),
+    )
+
+
+def _keep_all(removal: Removal) -> None:
+    """Without what it was set up for, OpenClaw would serve nobody."""
+    removal.steps.note(
+        "nothing was removed, since OpenClaw is still set up for it. Mend what is named below and run this again; with "
+        "--discard-changes all goes, and what was changed in OpenClaw's configuration since it was set up is lost"
     )
 
 
@@ -175,14 +186,11 @@ def _give_to_root(journal: Path) -> None:
 
 
 def _remove_home(removal: Removal) -> None:
-    """Last, because the commands above are in it. While something is left it stays: OpenClaw may still call it."""
+    """Last, because the commands above are in it. While something is left it stays, with the record of that."""
     layout, steps = removal.layout, removal.steps
     if steps.left and not removal.discard_changes:
         again = f"{layout.command('gatepass-broker')} install --undo"
-        steps.note(
-            f"{layout.home} stays, and OpenClaw may depend on it. Mend what is named above and run '{again}' again; "
-            "with --discard-changes that loses what was changed in OpenClaw's configuration since it was set up"
-        )
+        steps.note(f"{layout.home} stays. Mend what is named above and run '{again}' again")
         return
     steps.attempt(f"remove {layout.home}", lambda: _remove_all(layout))
 

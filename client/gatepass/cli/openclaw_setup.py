@@ -67,8 +67,14 @@ def _command_line() -> Parser:
     parser = command_parser("openclaw setup", _PURPOSE, _EXAMPLES)
     add_openclaw(parser)
     parser.add_argument("--write", action="store_true", help="make the changes")
-    parser.add_argument("--undo", action="store_true", help="put everything back as it was before setup, byte for byte")
-    parser.add_argument("--discard-changes", action="store_true", help="with --undo: lose what was changed since")
+    parser.add_argument(
+        "--undo", action="store_true", help="take back what setup has done; what was changed since stays"
+    )
+    parser.add_argument(
+        "--discard-changes",
+        action="store_true",
+        help="with --undo: put everything back as it was before setup, and lose what was changed since",
+    )
     parser.add_argument("--loopback-user", metavar="NAME", help="who local programs are to OpenClaw (kept once said)")
     parser.add_argument(
         "--scope",
@@ -204,13 +210,14 @@ def _variable_notes(places: Places, text: str) -> Iterator[str]:
 
 
 def _undo(options: argparse.Namespace) -> int:
-    config = OpenClaw(options.openclaw).config_path()
+    openclaw = OpenClaw(options.openclaw)
+    config = openclaw.config_path()
     places, record = find_places(config, options.gateway_config, os.environ)
     if record is None:
         raise CommandError(f"there is nothing to undo: no setup was made for {config}")
     if record.config != config:
         raise CommandError(f"setup was made for {record.config}: set OPENCLAW_CONFIG_PATH to that, not to {config}")
-    done = list(undo(record, places, discard_changes=options.discard_changes))
+    done = list(undo(record, places, openclaw, discard_changes=options.discard_changes))
     if options.json:
         put_json({"undone": True, "done": done})
     else:

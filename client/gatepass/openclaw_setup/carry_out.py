@@ -12,11 +12,14 @@ from gatepass.errors import ConfigurationError
 from gatepass.openclaw_setup import launcher
 from gatepass.openclaw_setup.executable import OpenClaw
 from gatepass.openclaw_setup.facts import Issue
-from gatepass.openclaw_setup.files import decode, read_if_there, read_own, replace, stage
+from gatepass.openclaw_setup.files import read_if_there, read_own, replace, stage
+from gatepass.openclaw_setup.foreign import parse_configuration
 from gatepass.openclaw_setup.launcher import LauncherFacts
 from gatepass.openclaw_setup.places import Places
 from gatepass.openclaw_setup.plan import Found, Plan
+from gatepass.openclaw_setup.present import dotted
 from gatepass.openclaw_setup.record import Record, backup_path, digest, to_text
+from gatepass.openclaw_setup.restore import all_written, changed_since, restored
 
 PROXY_FILE_MODE: Final = 0o600
 """It holds the header's name, which is for nobody else."""
@@ -74,24 +77,57 @@ def write(plan: Plan, found: Found, places: Places, record: Record | None, openc
         failed.pop_all()
 
 
-def undo(record: Record, places: Places, *, discard_changes: bool) -> Iterator[str]:
-    """Put everything back as it was before setup, and yield what was done. Raise `ConfigurationError`."""
+def undo(record: Record, places: Places, openclaw: OpenClaw, *, discard_changes: bool) -> Iterator[str]:
+    """Take back what setup has done, and yield what was done. Raise `ConfigurationError`.
+
+    A configuration that nobody has changed since is as it was before, byte for byte; else the later changes stay,
+    unless they are to be discarded.
+    """
     config, backup = Path(record.config), backup_path(Path(record.config))
     if record.config in record.digests:
-        original = decode(backup.read_bytes(), backup) if backup.exists() else None
-        if original is None:
-            raise ConfigurationError(
-                "the configuration as it was before setup is not there any more", where=str(backup)
-            )
-        if read_own(config) != original:
-            _refuse_lost_changes(config, record, discard_changes)
-            replace(config, original, record.mode)
-        yield f"{config} is as it was before"
+        yield _undo_configuration(record, config, backup, openclaw, discard_changes=discard_changes)
     for path in (Path(record.launcher), Path(record.proxy_file)):
         yield _remove(path, record)
     _remove_if_empty(Path(record.proxy_file).parent)
     backup.unlink(missing_ok=True)
     places.record.unlink(missing_ok=True)
+
+
+def _undo_configuration(
+    record: Record, config: Path, backup: Path, openclaw: OpenClaw, *, discard_changes: bool
+) -> str:
+    original = read_if_there(backup)
+    if original is None:
+        raise ConfigurationError("the configuration as it was before setup is not there any more", where=str(backup))
+    text = read_own(config)
+    is_setups = not record.edited and digest(text) == record.digests[record.config]
+    if text == original or is_setups or discard_changes:
+        if text != original:
+            replace(config, original, record.mode)
+        return f"{config} is as it was before"
+    with ExitStack() as staging:
+        staged = stage(config, _with_later_changes(record, original, text), record.mode)
+        staging.callback(staged.unlink, missing_ok=True)
+        _check(openclaw, staged, config)
+        _refuse_if_changed(config, text)
+        staged.rename(config)
+    return f"{config} is without what setup wrote, and has what was changed later"
+
+
+def _with_later_changes(record: Record, original: str, text: str) -> str:
+    """Return the configuration `text` without what setup wrote. Raise `ConfigurationError`."""
+    backup = str(backup_path(Path(record.config)))
+    before = parse_configuration(backup, original)
+    lost = changed_since(before, parse_configuration(record.config, text), record.written)
+    if lost or not record.written:
+        what = ", ".join(map(dotted, lost)) or "this"
+        raise ConfigurationError(
+            f"{what} was changed after setup, by you or by OpenClaw; the configuration from "
+            f"before is in {backup}. Take what you need from it by hand, or lose the later changes with "
+            "--undo --discard-changes. Nothing was changed",
+            where=record.config,
+        )
+    return restored(before, text, record.written)
 
 
 def _remove_if_empty(directory: Path) -> None:
@@ -159,6 +195,7 @@ def _record(plan: Plan, found: Found, places: Places, record: Record | None, mod
         digests=digests,
         mode=record.mode if record else mode,
         edited=(record is not None and record.edited) or earlier not in (None, digest(found.config_text)),
+        written=all_written(record.written if record else (), plan.changes),
     )
 
 
@@ -168,17 +205,6 @@ def _refuse_if_changed(config: Path, text: str) -> None:
             "somebody has changed this meanwhile, perhaps OpenClaw itself; it was left as it is, so run this again",
             where=str(config),
         )
-
-
-def _refuse_lost_changes(config: Path, record: Record, discard_changes: bool) -> None:
-    if discard_changes or (not record.edited and digest(read_own(config)) == record.digests[str(config)]):
-        return
-    raise ConfigurationError(
-        f"this was changed after setup, by you or by OpenClaw; the configuration from before is in "
-        f"{backup_path(config)}. Take what you need from it by hand, or lose the later changes with "
-        "--undo --discard-changes. Nothing was changed",
-        where=str(config),
-    )
 
 
 def _remove(path: Path, record: Record) -> str:

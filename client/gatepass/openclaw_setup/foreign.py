@@ -45,6 +45,14 @@ class Source:
 
 def read_configuration(name: str, text: str) -> Node:
     """Return the configuration in `text` if it is one that we can read and change. Raise `ConfigurationError`."""
+    source, root = Source(name, text), parse_configuration(name, text)
+    _refuse_unreadable(source, root)
+    _refuse_unsuitable(source, root)
+    return root
+
+
+def parse_configuration(name: str, text: str) -> Node:
+    """Return the configuration in `text`, whatever it says. Raise `ConfigurationError` if it is none."""
     source = Source(name, text)
     try:
         root = parse(text)
@@ -52,8 +60,6 @@ def read_configuration(name: str, text: str) -> Node:
         source.refuse(error.position, f"this is not JSON5: {error}")
     if not isinstance(root.value, dict):
         source.refuse(root, "the whole must be an object, { … }")
-    _refuse_unreadable(source, root)
-    _refuse_unsuitable(source, root)
     return root
 
 

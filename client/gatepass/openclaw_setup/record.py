@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from gatepass.errors import ConfigurationError
+from gatepass.openclaw_setup.desired import ABSENT
+from gatepass.openclaw_setup.restore import Written
 
 NAME: Final = "gatepass-setup.json"
 BACKUP_SUFFIX: Final = ".before-gatepass"
@@ -24,7 +26,9 @@ class Record(NamedTuple):
     mode: int
     """Of the configuration file, before."""
     edited: bool
-    """Whether somebody else changed the configuration between two setups: undoing all loses that."""
+    """Whether somebody else changed the configuration between two setups: undoing keeps that."""
+    written: tuple[Written, ...] = ()
+    """What setup put into the configuration; nothing in the records of setups that did not note it."""
 
 
 def digest(text: str) -> str:
@@ -34,14 +38,17 @@ def digest(text: str) -> str:
 
 def to_text(record: Record) -> str:
     """Return what is written to the file."""
-    return json.dumps(record._asdict(), indent=2) + "\n"
+    written = [_to_json(entry) for entry in record.written]
+    return json.dumps({**record._asdict(), "written": written}, indent=2) + "\n"
 
 
 def from_text(text: str, name: str) -> Record:
     """Return the record in `text`. Raise `ConfigurationError`."""
     try:
-        return Record(**json.loads(text))
-    except (ValueError, TypeError):
+        members = json.loads(text)
+        written = tuple(map(_from_json, members.pop("written", ())))
+        return Record(**members, written=written)
+    except (ValueError, TypeError, AttributeError, KeyError):
         raise ConfigurationError(
             f"this does not say what an earlier setup did; compare your configuration with the copy in "
             f"*{BACKUP_SUFFIX} by hand, and remove this file",
@@ -57,3 +64,12 @@ def record_path(state_directory: Path) -> Path:
 def backup_path(config: Path) -> Path:
     """Return where the configuration is kept as it was."""
     return config.with_name(config.name + BACKUP_SUFFIX)
+
+
+def _to_json(entry: Written) -> dict[str, Any]:
+    value = {} if entry.value is ABSENT else {"value": entry.value}
+    return {"path": entry.path, **value}
+
+
+def _from_json(members: dict[str, Any]) -> Written:
+    return Written(tuple(members["path"]), members.get("value", ABSENT))

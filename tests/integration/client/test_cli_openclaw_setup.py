@@ -41,6 +41,7 @@ class Home:
         self.directory = directory
         self.config = directory / "openclaw.json"
         self.launcher = directory / "state" / "gatepass-secret"
+        self.notes = directory / "state" / "gatepass-setup.json"
         self.proxy_file = directory / "gatepass" / "gateway.toml"
         self.config.write_text(FRESH)
         self.config.chmod(0o640)
@@ -111,14 +112,57 @@ def test_undo_leaves_what_somebody_else_changed(home: Home) -> None:
     assert home.proxy_file.exists()
 
 
-def test_a_change_between_two_setups_is_not_lost_unasked(home: Home) -> None:
+@pytest.mark.parametrize("setups", [(), ("operator.read",)], ids=["after one setup", "between two"])
+def test_undo_keeps_what_was_changed_since(home: Home, setups: tuple[str, ...]) -> None:
     home.write()
-    home.config.write_text(home.config.read_text().replace("// mine", "// mine, and more"))
-    assert home.write("--scope", "operator.read").returncode == 0
+    changed = home.config.read_text().replace("// mine", "// mine, and more").replace("port: 9", "port: 9, bind: 'lan'")
+    home.config.write_text(changed)
+    for scope in setups:
+        assert home.write("--scope", scope).returncode == 0
+    undone = home.run("setup", "--undo")
+    assert undone.returncode == 0, undone.stderr
+    assert f"{home.config} is without what setup wrote, and has what was changed later" in undone.stdout
+    expected = FRESH.replace("// mine", "// mine, and more").replace("port: 9", "port: 9, bind: 'lan'")
+    assert home.config.read_text() == expected
+    assert set(home.files()) == {str(home.config), str(home.openclaw)}
+
+
+def test_undo_loses_nothing_where_setup_and_somebody_else_changed_the_same(home: Home) -> None:
+    home.write()
+    before_undo = home.config.read_text().replace('"allowLoopback": true', '"allowLoopback": false').encode()
+    home.config.write_bytes(before_undo)
     refused = home.run("setup", "--undo")
     assert refused.returncode == 6
+    assert f"{home.config}: gateway.auth.trustedProxy.allowLoopback was changed after setup" in refused.stderr
     assert "--discard-changes" in refused.stderr
+    assert home.config.read_bytes() == before_undo
+    assert home.launcher.exists()
     assert home.run("setup", "--undo", "--discard-changes").returncode == 0
+    assert home.config.read_text() == FRESH
+
+
+def test_undo_leaves_no_configuration_that_openclaw_would_not_take(home: Home) -> None:
+    home.write()
+    home.config.write_text(home.config.read_text().replace("// mine", "// odd"))
+    before = home.files()
+    refused = home.run("setup", "--undo", FAKE_DISLIKE="odd")
+    assert refused.returncode == 6
+    assert "OpenClaw would not take the changed configuration" in refused.stderr
+    assert home.files() == before
+
+
+def test_notes_of_a_release_that_did_not_note_what_it_wrote_undo_an_unchanged_configuration(home: Home) -> None:
+    home.write()
+    notes = json.loads(home.notes.read_text())
+    del notes["written"]
+    home.notes.write_text(json.dumps(notes))
+    written = home.config.read_text()
+    home.config.write_text(written.replace("// mine", "// mine, and more"))
+    refused = home.run("setup", "--undo")
+    assert refused.returncode == 6
+    assert f"{home.config}: this was changed after setup" in refused.stderr
+    home.config.write_text(written)
+    assert home.run("setup", "--undo").returncode == 0
     assert home.config.read_text() == FRESH
 
 

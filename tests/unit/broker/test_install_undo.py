@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gatepass.errors import ConfigurationError
 from gatepass_broker.install import cli, files, openclaw
 from gatepass_broker.install.layout import Layout
 from gatepass_broker.install.manifest import Manifest, load, save
@@ -28,11 +29,11 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
     return layout
 
 
-def undone(layout: Layout, manifest: Manifest) -> Steps:
+def undone(layout: Layout, manifest: Manifest, *, discard_changes: bool = False) -> Steps:
     """What undoing has done."""
     save(manifest, layout.manifest)
     steps = Steps(lambda _: None)
-    undo(Removal(layout, manifest, steps, purge=False, discard_changes=False))
+    undo(Removal(layout, manifest, steps, purge=False, discard_changes=discard_changes))
     return steps
 
 
@@ -93,6 +94,29 @@ def test_an_account_that_was_renamed_gets_its_openclaw_back(layout: Layout, monk
     layout.releases.mkdir(parents=True)
     steps = undone(layout, Manifest(request=earlier, openclaw_set_up=True, openclaw_uid=4_000_000_000))
     assert "there is no user 'nobody-by-this-name' any more" in steps.notes[0]
+
+
+def test_while_openclaw_depends_on_it_nothing_is_removed(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half undone, the port would be shut to everybody, the reverse proxy too."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ConfigurationError("gateway.trustedProxies was changed after setup")
+
+    monkeypatch.setattr(openclaw, "state", lambda _: unit_state(""))
+    monkeypatch.setattr(openclaw, "_persons_unit", lambda *_: unit_state(""))
+    monkeypatch.setattr(openclaw, "undo_setup", refuse)
+    own, installed = pwd.getpwuid(os.geteuid()).pw_name, layout.units / "x.service"
+    installed.parent.mkdir(parents=True)
+    installed.touch()
+    manifest = Manifest(request=Request(openclaw_user=own), openclaw_set_up=True, files={str(installed): ""})
+    steps = undone(layout, manifest)
+    assert len(steps.done) == len(steps.left) == 1
+    assert "--discard-changes" in steps.notes[0]
+    assert (installed.exists(), load(layout.manifest)) == (True, manifest)
+
+    steps = undone(layout, manifest, discard_changes=True)
+    assert len(steps.left) == 1
+    assert (installed.exists(), layout.home.exists()) == (False, False)
 
 
 @pytest.mark.parametrize(
