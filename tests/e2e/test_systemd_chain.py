@@ -424,8 +424,9 @@ def test_undone_nothing_is_left_and_openclaw_goes_on_with_what_was_changed_since
     restored["gateway"]["auth"]["identityScopes"].pop("new@example.com", None)  # of the test with the broker down
     assert restored["gateway"] == expected
     assert "secrets" not in restored
-    found = machine.shell("find /etc /opt /usr/local /var/lib -name '*gatepass*'; nft list tables; getent passwd group")
-    assert [line for line in found.stdout.splitlines() if "gatepass" in line] == ["/var/lib/gatepass"]
+    places = "find /etc /opt /usr/local /var/lib -name '*gatepass*'"
+    left = machine.shell(f"{places}; nft list tables; getent passwd; getent group").stdout.splitlines()
+    assert [line for line in left if "gatepass" in line] == ["/var/lib/gatepass"]
     # As before gatepass: its port is its own again, and a local program is whoever it says it is.
     forged = [("x-auth-request-email", ALICE), ("X-Forwarded-For", "203.0.113.7")]
     assert chain.ask(MALLORY, forged).status == 200

@@ -43,7 +43,8 @@ MALLORY = Account(4242, 4242)
 EVERYTHING = (
     "find /etc /opt /usr/local /usr/lib/systemd /var/lib /run/gatepass* /home /root"
     " \\( -path /var/lib/systemd -o -path /etc/.pwd.lock -o -name '*.cache' -o -path '*/.openclaw*' \\) -prune"
-    " -o -printf '%p %u %m %l\\n' 2>/dev/null | sort; getent passwd group | cut -d: -f1,3; nft list tables"
+    " -o -printf '%p %u %m %l\\n' 2>/dev/null | sort"
+    "; { getent passwd; getent group; } | cut -d: -f1,3,4; nft list tables"
 )
 
 
