@@ -88,9 +88,18 @@ def test_undoing_restores_every_byte_and_can_be_repeated(machine: Machine, openc
 def test_undoing_does_not_lose_a_later_change_unasked(machine: Machine, openclaw: OpenClaw) -> None:
     set_up(machine.layout, openclaw, REQUEST)
     config = home_of(openclaw) / "openclaw.json"
-    config.write_text(config.read_text() + "// later\n")
-    with pytest.raises(ConfigurationError, match=r"OpenClaw of derek: .*changed after setup"):
+    config.write_text(config.read_text().replace('"trusted-proxy"', '"none"') + "// later\n")
+    with pytest.raises(ConfigurationError, match=r"OpenClaw of derek: .*gateway\.auth\.mode was changed after setup"):
         undo_setup(machine.layout, openclaw, discard_changes=False)
+    config.write_text(config.read_text().replace('"none"', '"trusted-proxy"'))
+    undo_setup(machine.layout, openclaw, discard_changes=False)
+    assert config.read_text() == FRESH + "// later\n"
+
+
+def test_undoing_can_discard_later_changes(machine: Machine, openclaw: OpenClaw) -> None:
+    set_up(machine.layout, openclaw, REQUEST)
+    config = home_of(openclaw) / "openclaw.json"
+    config.write_text("{} // later")
     undo_setup(machine.layout, openclaw, discard_changes=True)
     assert config.read_text() == FRESH
 
