@@ -22,6 +22,10 @@ _NLM_F_DUMP: Final = 0x300
 _ESTABLISHED: Final = 1
 _LISTEN: Final = 10
 _ALL_STATES: Final = 0xFFFFFFFF
+_TIME_WAIT: Final = 6
+_NEW_SYN_RECV: Final = 12
+_SENDING_STATES: Final = (1 << _NEW_SYN_RECV) - 2 & ~(1 << _TIME_WAIT | 1 << _LISTEN)
+"""Of sockets that have two ends, and something to send or yet to come."""
 _ANY_COOKIE: Final = b"\xff" * 8
 _OVERFLOW_UID: Final = 65534
 _INET_DIAG_CGROUP_ID: Final = 21
@@ -73,10 +77,11 @@ class SockDiag:
         """Return the end at `local` of the connection to `remote`, or None if its owner is unknown.
 
         Only an ESTABLISHED socket with an inode counts: for one that was closed or shut down the kernel says
-        uid 0, which would make its former owner root. The uid of an unmapped user is unknown too.
+        uid 0, which would make its former owner root. The uid of an unmapped user is unknown too, and so is who has an
+        end that another socket has as well: ask before anything is sent.
         """
         found = self._find(local, remote, _ESTABLISHED)
-        if found is None or found.inode == 0 or found.uid == _OVERFLOW_UID:
+        if found is None or found.inode == 0 or found.uid == _OVERFLOW_UID or not self._is_only_one(local, remote):
             return None
         return found
 
@@ -98,18 +103,33 @@ class SockDiag:
         """
         owners = set()
         host, port = address
-        for family in (socket.AF_INET6,) if ":" in host else (socket.AF_INET, socket.AF_INET6):
+        for family in _families(host):
             here = {_padded(family, host), bytes(16)}
-            body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, _ALL_STATES) + _PORTS.pack(port, 0)
-            for message in self._dump(body + bytes(36) + _ANY_COOKIE):
+            for message in self._dump(family, _ALL_STATES, port, 0):
                 *_, found_id, _, _, _, owner, inode = _REPLY.unpack_from(message)
                 # The kernel does not apply the port to sockets that are bound and nothing else.
                 if inode and _PORTS.unpack_from(found_id)[0] == port and found_id[4:20] in here:
                     owners.add(owner)
         return owners - {0, uid}
 
-    def _dump(self, body: bytes) -> Iterator[bytes]:
-        self._send(body, _NLM_F_REQUEST | _NLM_F_DUMP)
+    def _is_only_one(self, local: Address, remote: Address) -> bool:
+        """Whether just one socket has the end at `local` of the connection to `remote`.
+
+        Any user may bind a connected socket to a device (SO_BINDTODEVICE, since Linux 5.7), and the kernel then gives
+        its addresses and ports to the next as well. It tells of the later one only, and what the earlier one sends is
+        taken for that one's, where the numbers of both are near each other: they are for some milliseconds. Linux
+        since 6.7 takes nothing from it before we have sent something.
+        """
+        found = 0
+        for family in _families(local[0]):
+            ends = _endpoints(family, local, remote)
+            for message in self._dump(family, _SENDING_STATES, local[1], remote[1]):
+                found += _REPLY.unpack_from(message)[4][:36] == ends
+        return found == 1
+
+    def _dump(self, family: int, states: int, port: int, remote_port: int) -> Iterator[bytes]:
+        body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, states) + _PORTS.pack(port, remote_port)
+        self._send(body + bytes(36) + _ANY_COOKIE, _NLM_F_REQUEST | _NLM_F_DUMP)
         while True:
             answer = self._netlink.recv(65_536)
             while answer:
@@ -160,6 +180,11 @@ def _cgroup(attributes: bytes) -> int | None:
             return int.from_bytes(attributes[_ATTRIBUTE.size : length], sys.byteorder)
         attributes = attributes[max(_ATTRIBUTE.size, (length + 3) & ~3) :]
     return None
+
+
+def _families(host: str) -> tuple[int, ...]:
+    """Return the families of the sockets that can have an address: those of IPv6 can have one of IPv4."""
+    return (socket.AF_INET6,) if ":" in host else (socket.AF_INET, socket.AF_INET6)
 
 
 def _endpoints(family: int, local: Address, remote: Address) -> bytes:
