@@ -20,6 +20,7 @@ from attacks.redirect.machine import (
     SECONDS,
     WWW_DATA,
     Machine,
+    deafen,
     skip_reason,
 )
 from gatepass_gateway.clients import Clients
@@ -32,8 +33,6 @@ pytestmark = pytest.mark.skipif(skip_reason() is not None, reason=str(skip_reaso
 MALLORY, VICTIM = GAMES, WWW_DATA
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 SO_BINDTODEVICE = 25
-LEAST_HOPS_V4 = (socket.IPPROTO_IP, 21)  # IP_MINTTL
-LEAST_HOPS_V6 = (socket.IPPROTO_IPV6, 73)  # IPV6_MINHOPCOUNT
 
 OTHERS_RULES = f"""
 table inet of_another_program {{
@@ -263,8 +262,7 @@ def test_who_has_the_same_address_and_port_makes_nobody_known(
             with machine.host.entered(), acting_as(MALLORY):
                 device = b"bridge0" if mallorys == HOST_V4 else b"lo"
                 mallory.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, device)
-                # From here on nothing arrives, not even a reset.
-                mallory.setsockopt(*(LEAST_HOPS_V4 if "." in mallorys else LEAST_HOPS_V6), 255)
+                deafen(mallory, mallorys)
             mallory.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             with accept(machine) as his:
                 his.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
