@@ -95,6 +95,10 @@ class SockDiag:
         found = self._find(local, remote, _ESTABLISHED)
         return found is not None and (found.inode == 0 or found.uid == uid)
 
+    def is_there(self, local: Address, remote: Address) -> bool:
+        """Whether anybody has the end at `local` of the connection to `remote`."""
+        return self._find(local, remote, _ESTABLISHED) is not None
+
     def strangers_on(self, address: Address, uid: int) -> set[int]:
         """Return the users, other than root and `uid`, who hold sockets bound to `address`, or to its port anywhere.
 
