@@ -29,12 +29,16 @@ _SENDING_STATES: Final = (1 << _NEW_SYN_RECV) - 2 & ~(1 << _TIME_WAIT | 1 << _LI
 _ANY_COOKIE: Final = b"\xff" * 8
 _OVERFLOW_UID: Final = 65534
 _INET_DIAG_CGROUP_ID: Final = 21
+_INET_DIAG_REQ_BYTECODE: Final = 1
+_BC_LOCAL: Final = 7  # INET_DIAG_BC_S_COND
+_BC_REMOTE: Final = 8  # INET_DIAG_BC_D_COND
 
 # struct nlmsghdr; struct inet_diag_req_v2 with its struct inet_diag_sockid: <linux/netlink.h>, <linux/inet_diag.h>
 _HEADER: Final = struct.Struct("=IHHII")
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _REQUEST: Final = struct.Struct("=BBBxI")
 _PORTS: Final = struct.Struct("!HH")
+_CONDITION: Final = struct.Struct("=BBHBBxxI")  # struct inet_diag_bc_op and inet_diag_hostcond
 _REPLY: Final = struct.Struct("=BBBB48sIIIII")
 
 Address = tuple[str, int]
@@ -109,7 +113,7 @@ class SockDiag:
         host, port = address
         for family in _families(host):
             here = {_padded(family, host), bytes(16)}
-            for message in self._dump(family, _ALL_STATES, port, 0):
+            for message in self._dump(family, _ALL_STATES, port):
                 *_, found_id, _, _, _, owner, inode = _REPLY.unpack_from(message)
                 # The kernel does not apply the port to sockets that are bound and nothing else.
                 if inode and _PORTS.unpack_from(found_id)[0] == port and found_id[4:20] in here:
@@ -124,16 +128,13 @@ class SockDiag:
         taken for that one's, where the numbers of both are near each other: they are for some milliseconds. Linux
         since 6.7 takes nothing from it before we have sent something.
         """
-        found = 0
-        for family in _families(local[0]):
-            ends = _endpoints(family, local, remote)
-            for message in self._dump(family, _SENDING_STATES, local[1], remote[1]):
-                found += _REPLY.unpack_from(message)[4][:36] == ends
-        return found == 1
+        condition = _condition(local, remote)
+        found = (self._dump(family, _SENDING_STATES, local[1], condition) for family in _families(local[0]))
+        return sum(1 for messages in found for _ in messages) == 1
 
-    def _dump(self, family: int, states: int, port: int, remote_port: int) -> Iterator[bytes]:
-        body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, states) + _PORTS.pack(port, remote_port)
-        self._send(body + bytes(36) + _ANY_COOKIE, _NLM_F_REQUEST | _NLM_F_DUMP)
+    def _dump(self, family: int, states: int, port: int, condition: bytes = b"") -> Iterator[bytes]:
+        body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, states) + _PORTS.pack(port, 0)
+        self._send(body + bytes(36) + _ANY_COOKIE + condition, _NLM_F_REQUEST | _NLM_F_DUMP)
         while True:
             answer = self._netlink.recv(65_536)
             while answer:
@@ -184,6 +185,19 @@ def _cgroup(attributes: bytes) -> int | None:
             return int.from_bytes(attributes[_ATTRIBUTE.size : length], sys.byteorder)
         attributes = attributes[max(_ATTRIBUTE.size, (length + 3) & ~3) :]
     return None
+
+
+def _condition(local: Address, remote: Address) -> bytes:
+    """Return the attribute by which the kernel dumps sockets with these ends alone: any user can have many others."""
+    family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET  # which is that of mapped addresses too
+    program = b""
+    for code, (host, port) in ((_BC_REMOTE, remote), (_BC_LOCAL, local)):
+        packed = ipaddress.ip_address(host).packed
+        size = _CONDITION.size + len(packed)
+        # Where it does not hold, on to behind the end.
+        no = size + len(program) + 4
+        program = _CONDITION.pack(code, size, no, family, 8 * len(packed), port) + packed + program
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(program), _INET_DIAG_REQ_BYTECODE) + program
 
 
 def _families(host: str) -> tuple[int, ...]:
