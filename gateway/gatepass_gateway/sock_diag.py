@@ -22,15 +22,23 @@ _NLM_F_DUMP: Final = 0x300
 _ESTABLISHED: Final = 1
 _LISTEN: Final = 10
 _ALL_STATES: Final = 0xFFFFFFFF
+_TIME_WAIT: Final = 6
+_NEW_SYN_RECV: Final = 12
+_SENDING_STATES: Final = (1 << _NEW_SYN_RECV) - 2 & ~(1 << _TIME_WAIT | 1 << _LISTEN)
+"""Of sockets that have two ends, and something to send or yet to come."""
 _ANY_COOKIE: Final = b"\xff" * 8
 _OVERFLOW_UID: Final = 65534
 _INET_DIAG_CGROUP_ID: Final = 21
+_INET_DIAG_REQ_BYTECODE: Final = 1
+_BC_LOCAL: Final = 7  # INET_DIAG_BC_S_COND
+_BC_REMOTE: Final = 8  # INET_DIAG_BC_D_COND
 
 # struct nlmsghdr; struct inet_diag_req_v2 with its struct inet_diag_sockid: <linux/netlink.h>, <linux/inet_diag.h>
 _HEADER: Final = struct.Struct("=IHHII")
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _REQUEST: Final = struct.Struct("=BBBxI")
 _PORTS: Final = struct.Struct("!HH")
+_CONDITION: Final = struct.Struct("=BBHBBxxI")  # struct inet_diag_bc_op and inet_diag_hostcond
 _REPLY: Final = struct.Struct("=BBBB48sIIIII")
 
 Address = tuple[str, int]
@@ -73,10 +81,11 @@ class SockDiag:
         """Return the end at `local` of the connection to `remote`, or None if its owner is unknown.
 
         Only an ESTABLISHED socket with an inode counts: for one that was closed or shut down the kernel says
-        uid 0, which would make its former owner root. The uid of an unmapped user is unknown too.
+        uid 0, which would make its former owner root. The uid of an unmapped user is unknown too, and so is who has an
+        end that another socket has as well: ask before anything is sent.
         """
         found = self._find(local, remote, _ESTABLISHED)
-        if found is None or found.inode == 0 or found.uid == _OVERFLOW_UID:
+        if found is None or found.inode == 0 or found.uid == _OVERFLOW_UID or not self._is_only_one(local, remote):
             return None
         return found
 
@@ -90,6 +99,10 @@ class SockDiag:
         found = self._find(local, remote, _ESTABLISHED)
         return found is not None and (found.inode == 0 or found.uid == uid)
 
+    def is_there(self, local: Address, remote: Address) -> bool:
+        """Whether anybody has the end at `local` of the connection to `remote`."""
+        return self._find(local, remote, _ESTABLISHED) is not None
+
     def strangers_on(self, address: Address, uid: int) -> set[int]:
         """Return the users, other than root and `uid`, who hold sockets bound to `address`, or to its port anywhere.
 
@@ -98,18 +111,30 @@ class SockDiag:
         """
         owners = set()
         host, port = address
-        for family in (socket.AF_INET6,) if ":" in host else (socket.AF_INET, socket.AF_INET6):
+        for family in _families(host):
             here = {_padded(family, host), bytes(16)}
-            body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, _ALL_STATES) + _PORTS.pack(port, 0)
-            for message in self._dump(body + bytes(36) + _ANY_COOKIE):
+            for message in self._dump(family, _ALL_STATES, port):
                 *_, found_id, _, _, _, owner, inode = _REPLY.unpack_from(message)
                 # The kernel does not apply the port to sockets that are bound and nothing else.
                 if inode and _PORTS.unpack_from(found_id)[0] == port and found_id[4:20] in here:
                     owners.add(owner)
         return owners - {0, uid}
 
-    def _dump(self, body: bytes) -> Iterator[bytes]:
-        self._send(body, _NLM_F_REQUEST | _NLM_F_DUMP)
+    def _is_only_one(self, local: Address, remote: Address) -> bool:
+        """Whether just one socket has the end at `local` of the connection to `remote`.
+
+        Any user may bind a connected socket to a device (SO_BINDTODEVICE, since Linux 5.7), and the kernel then gives
+        its addresses and ports to the next as well. It tells of the later one only, and what the earlier one sends is
+        taken for that one's, where the numbers of both are near each other: they are for some milliseconds. Linux
+        since 6.7 takes nothing from it before we have sent something.
+        """
+        condition = _condition(local, remote)
+        found = (self._dump(family, _SENDING_STATES, local[1], condition) for family in _families(local[0]))
+        return sum(1 for messages in found for _ in messages) == 1
+
+    def _dump(self, family: int, states: int, port: int, condition: bytes = b"") -> Iterator[bytes]:
+        body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, states) + _PORTS.pack(port, 0)
+        self._send(body + bytes(36) + _ANY_COOKIE + condition, _NLM_F_REQUEST | _NLM_F_DUMP)
         while True:
             answer = self._netlink.recv(65_536)
             while answer:
@@ -160,6 +185,24 @@ def _cgroup(attributes: bytes) -> int | None:
             return int.from_bytes(attributes[_ATTRIBUTE.size : length], sys.byteorder)
         attributes = attributes[max(_ATTRIBUTE.size, (length + 3) & ~3) :]
     return None
+
+
+def _condition(local: Address, remote: Address) -> bytes:
+    """Return the attribute by which the kernel dumps sockets with these ends alone: any user can have many others."""
+    family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET  # which is that of mapped addresses too
+    program = b""
+    for code, (host, port) in ((_BC_REMOTE, remote), (_BC_LOCAL, local)):
+        packed = ipaddress.ip_address(host).packed
+        size = _CONDITION.size + len(packed)
+        # Where it does not hold, on to behind the end.
+        no = size + len(program) + 4
+        program = _CONDITION.pack(code, size, no, family, 8 * len(packed), port) + packed + program
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(program), _INET_DIAG_REQ_BYTECODE) + program
+
+
+def _families(host: str) -> tuple[int, ...]:
+    """Return the families of the sockets that can have an address: those of IPv6 can have one of IPv4."""
+    return (socket.AF_INET6,) if ":" in host else (socket.AF_INET, socket.AF_INET6)
 
 
 def _endpoints(family: int, local: Address, remote: Address) -> bytes:

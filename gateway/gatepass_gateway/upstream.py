@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -20,6 +21,7 @@ from gatepass_gateway.sock_diag import Address, OwnedSocket, SockDiag
 
 _CONNECT_SECONDS: Final = 5
 _RETRY_SECONDS: Final = 2
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger
 
 
 class Way(Enum):
@@ -59,9 +61,12 @@ class Upstream:
         no other listened there for a moment between. And whoever took the connection must be the gateway's user.
         """
         before = self._trusted_listener()
-        connection = await self._open(way)
+        connection = await self._open(self._source(way))
         try:
             self._check_unchanged(before)
+            if self._was_led_elsewhere(connection):
+                connection = await self._open_again(connection)
+                self._check_unchanged(before)
             self._check_taken_by_gateway(connection)
             return await SocketStream.from_socket(connection)
         except BaseException:
@@ -72,13 +77,19 @@ class Upstream:
         if self._trusted_listener() != before:
             raise _unavailable("it restarted in this moment")
 
+    def _was_led_elsewhere(self, connection: socket.socket) -> bool:
+        try:
+            return not self._sock_diag.is_there(self._settings.address, connection.getsockname())
+        except OSError as error:
+            raise _untold(error) from None
+
     def _check_taken_by_gateway(self, connection: socket.socket) -> None:
         """Look who has the other end: a listener that stayed the same need not be who took the connection."""
         settings = self._settings
         try:
             taken = self._sock_diag.taken_by(settings.uid, settings.address, connection.getsockname())
         except OSError as error:
-            raise _unavailable(f"the kernel does not tell who took the connection ({error.strerror})") from None
+            raise _untold(error) from None
         if not taken:
             raise TryLaterError(
                 ErrorCode.UPSTREAM_IMPOSTOR,
@@ -104,12 +115,27 @@ class Upstream:
             )
         return listener
 
-    async def _open(self, way: Way) -> socket.socket:
+    async def _open_again(self, connection: socket.socket) -> socket.socket:
+        """Reset `connection` and open another from the same port.
+
+        Where the redirect led others who had this port before, to ourselves, the kernel may still lead whoever has it:
+        any user can leave that behind for each port. It is forgotten at the next connection after a reset from our end.
+        """
+        source = connection.getsockname()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        connection.close()
+        return await self._open(source)
+
+    def _source(self, way: Way) -> Address:
+        settings = self._settings
+        return settings.identity_source if way is Way.IDENTITY else settings.anonymous_source, 0
+
+    async def _open(self, source: Address) -> socket.socket:
         """Connect a socket of our own: `connect_tcp` would look the source address up in a thread each time."""
         settings = self._settings
         connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            connection.bind((settings.identity_source if way is Way.IDENTITY else settings.anonymous_source, 0))
+            connection.bind(source)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with anyio.fail_after(_CONNECT_SECONDS):
                 await _connect(connection, settings.address)
@@ -132,6 +158,10 @@ async def _connect(connection: socket.socket, address: Address) -> None:
         code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if code:
         raise OSError(code, os.strerror(code))
+
+
+def _untold(error: OSError) -> TryLaterError:
+    return _unavailable(f"the kernel does not tell who took the connection ({error.strerror})")
 
 
 def _unavailable(why: str) -> TryLaterError:

@@ -21,6 +21,8 @@ BOOTED: Final = Path("/run/systemd/system")
 
 PTRACE_SCOPE: Final = Path("/proc/sys/kernel/yama/ptrace_scope")
 
+FIRST_UNPRIVILEGED_PORT: Final = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+
 _OUT_OF_REACH: Final = ("/root", "/home", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - not to be written to
 """What `ProtectHome=` and `PrivateTmp=` of our units hide."""
 
@@ -76,6 +78,14 @@ def lets_programs_attach(scope: Path = PTRACE_SCOPE) -> bool:
         return scope.read_text().strip() == "0"
     except OSError:  # a kernel without Yama
         return True
+
+
+def first_unprivileged_port(setting: Path = FIRST_UNPRIVILEGED_PORT) -> int:
+    """Return the first port that any user can take. Some machines lower it, for containers without root."""
+    try:
+        return int(setting.read_text())
+    except OSError:  # a kernel before 4.11
+        return 1_024
 
 
 def has_library(name: str) -> bool:

@@ -22,7 +22,7 @@ from gatepass_broker.install.configuration import (
 )
 from gatepass_broker.install.layout import GATEWAY_ACCOUNT, GATEWAY_SERVICE, GATEWAY_SOCKET, REDIRECT_SERVICE, Layout
 from gatepass_broker.install.manifest import digest
-from gatepass_broker.install.observe import find_group, lets_programs_attach
+from gatepass_broker.install.observe import find_group, first_unprivileged_port, lets_programs_attach
 from gatepass_broker.install.openclaw import OpenClaw, SetUp
 from gatepass_broker.install.place import Work, make_directory, place
 from gatepass_broker.install.running import enable, ensure, reload
@@ -41,6 +41,7 @@ def install_proxy(work: Work, found: OpenClaw, *, is_new_member: bool) -> None:
     `is_new_member` says that its account may ask the broker only since now, and has been told what that takes.
     """
     warn_of_attaching(work)
+    warn_of_open_port(work)
     content = _configure(work, found)
     redirect = _run(work, content)
     # Not before the redirect runs: systemd would stop OpenClaw as soon as it knows what that is bound to.
@@ -68,6 +69,16 @@ def warn_of_attaching(work: Work) -> None:
                 "(kernel.yama.ptrace_scope is 0): set that to 1, in a file in /etc/sysctl.d, or let nothing else run "
                 f"as {proxy.user}"
             )
+
+
+def warn_of_open_port(work: Work) -> None:
+    """Say where anybody can take the proxy's port before its socket is there, and keep it from being there."""
+    port, first = work.intention.request.proxy_port, first_unprivileged_port()
+    if port >= first:
+        work.steps.note(
+            f"any user can take port {port} while {GATEWAY_SOCKET} is stopped, and keep it from starting "
+            f"(net.ipv4.ip_unprivileged_port_start is {first}); give the proxy one below, --port PORT, or raise that"
+        )
 
 
 def _run(work: Work, content: bytes | None) -> str:

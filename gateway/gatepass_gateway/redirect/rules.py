@@ -18,6 +18,9 @@ GUARD: Final = "gatepass_guard"
 FIRST_FILTER: Final = "leaving"
 """The chain with which the part begins that both tables have."""
 
+MARK: Final = 102
+"""`Mark=` of gatepass-gateway.socket. Only root's programs can set one (CAP_NET_ADMIN)."""
+
 Network = IPv4Network | IPv6Network
 
 
@@ -121,9 +124,11 @@ def _filter(settings: RedirectSettings) -> str:
 		meta l4proto tcp reject with tcp reset
 	}}
 
-	# Nobody but the proxy, and root, who holds its port while it is stopped, answers or dials from there.
+	# Nobody but the proxy, and root, who holds its port while it is stopped, answers or dials from there. While many
+	# connections are half open the kernel answers without a socket (SYN cookies), and only the mark tells for whom.
 	chain from_proxy {{
 		{_LEAVES}
+		meta mark {MARK} return
 		meta skuid {{ 0, {uid} }} return
 		drop
 	}}

@@ -20,16 +20,19 @@ from attacks.redirect.machine import (
     SECONDS,
     WWW_DATA,
     Machine,
+    deafen,
     skip_reason,
 )
 from gatepass_gateway.clients import Clients
 from gatepass_gateway.sock_diag import Address, OwnedSocket, SockDiag
 from gatepass_gateway.trusted_proxy import UNKNOWN_CLIENT, Client
+from support.gateway import acting_as
 
 pytestmark = pytest.mark.skipif(skip_reason() is not None, reason=str(skip_reason()))
 
 MALLORY, VICTIM = GAMES, WWW_DATA
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+SO_BINDTODEVICE = 25
 
 OTHERS_RULES = f"""
 table inet of_another_program {{
@@ -233,6 +236,49 @@ def test_a_client_that_makes_room_for_another_in_the_moment_of_the_question(mach
                 assert Clients(diag, redirected_port=GATEWAY_PORT).at_other_end(accepted) == UNKNOWN_CLIENT
                 assert diag.victim is not None
                 diag.victim.close()
+
+
+@pytest.mark.parametrize(
+    ("mallorys", "victims", "redirected"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "127.0.0.1", False),
+        ("::ffff:127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "::ffff:127.0.0.1", True),
+        (HOST_V4, HOST_V4, True),
+        ("::1", "::1", True),
+        ("::1", "::1", False),
+    ],
+)
+def test_who_has_the_same_address_and_port_makes_nobody_known(
+    machine: Machine, clients: Clients, mallorys: str, victims: str, redirected: bool
+) -> None:
+    """Once a socket is bound to a device, the kernel gives its port to the next as well. It tells of that one, and what
+    the first one sends arrives as if it were that one's: here the first has stopped listening, and can still send."""
+    machine.host.sysctl("ipv4/ip_local_port_range", "40000 40001")  # any user can foretell which is the next
+    with machine.redirected() if redirected else nullcontext():
+        port = GATEWAY_PORT if redirected else PROXY_PORT
+        with dial_from_any_port(machine, MALLORY, (mallorys, port)) as mallory:
+            with machine.host.entered(), acting_as(MALLORY):
+                device = b"bridge0" if mallorys == HOST_V4 else b"lo"
+                mallory.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, device)
+                deafen(mallory, mallorys)
+            mallory.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            with accept(machine) as his:
+                his.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            with dial_from_any_port(machine, VICTIM, (victims, port)) as victim, accept(machine) as accepted:
+                assert victim.getsockname()[1] == mallory.getsockname()[1]
+                assert clients.at_other_end(accepted) == UNKNOWN_CLIENT
+        with dial_from_any_port(machine, VICTIM, (victims, port)), accept(machine) as accepted:
+            assert clients.at_other_end(accepted).account == Client(VICTIM).account
+
+
+def dial_from_any_port(machine: Machine, uid: int, destination: Address) -> socket.socket:
+    """Connect as most programs do."""
+    client = machine.host.socket(uid, socket.AF_INET6 if ":" in destination[0] else socket.AF_INET)
+    client.settimeout(SECONDS)
+    client.connect(destination)
+    return client
 
 
 def test_a_port_that_is_used_again_is_its_new_owners(machine: Machine, clients: Clients) -> None:

@@ -23,7 +23,7 @@ from typing import Self
 from gatepass.daemon.addresses import REDIRECTED_TO
 from gatepass.errors import GatepassError
 from gatepass_gateway.redirect.nft import Nft
-from gatepass_gateway.redirect.rules import RedirectSettings
+from gatepass_gateway.redirect.rules import MARK, RedirectSettings
 from gatepass_gateway.redirect.tables import Tables
 from support.gateway import acting_as
 
@@ -33,6 +33,7 @@ PROXY = 64_901
 GATEWAY = 64_902
 ROOT, GAMES, WWW_DATA = 0, 5, 33
 SECONDS = 10.0
+BACKLOG = 100
 SILENCE = 0.3
 """Seconds after which a connection counts as one that never completes; here it takes less than a millisecond."""
 
@@ -42,6 +43,7 @@ SETTINGS = RedirectSettings(GATEWAY_PORT, PROXY_PORT, PROXY)
 FROM_CONTAINER = SETTINGS._replace(allow_from=(ip_network(f"{CONTAINER_V4}/32"), ip_network("fd09::/64")))
 
 _CLONE_NEWNET = 0x40000000
+SO_MARK, IP_MINTTL, IPV6_MINHOPCOUNT = 36, 21, 73
 
 Socket = socket.socket
 
@@ -119,7 +121,7 @@ class NetworkNamespace:
         if ":" in address:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind((address, port))
-        listener.listen()
+        listener.listen(BACKLOG)
         listener.setblocking(False)
         return listener
 
@@ -138,13 +140,16 @@ class Machine:
         self.listen("gateway", GATEWAY, "::", GATEWAY_PORT)
         # As systemd does for its socket units.
         for address in REDIRECTED_TO:
-            self.listen("proxy", ROOT, address, PROXY_PORT)
+            self.listen("proxy", ROOT, address, PROXY_PORT, mark=MARK)
         # Without rules every way is open; only then does it say something that one is shut.
         for address in (HOST_V4, HOST_V6):
             eventually(partial(self._is_open, address))
 
-    def listen(self, name: str, uid: int, address: str, port: int, *, where: NetworkNamespace | None = None) -> None:
+    def listen(
+        self, name: str, uid: int, address: str, port: int, *, where: NetworkNamespace | None = None, mark: int = 0
+    ) -> None:
         listener = self._parts.enter_context((where or self.host).listener(uid, address, port))
+        listener.setsockopt(socket.SOL_SOCKET, SO_MARK, mark)
         self.listeners.setdefault(name, []).append(listener)
 
     def hush(self, name: str) -> None:
@@ -233,6 +238,30 @@ class Machine:
             namespace.run(f"ip address add {v6}/64 dev {device} nodad")
             namespace.run(f"ip link set {device} addrgenmode none up")
         container.run(f"ip route add default via {HOST_V4}")
+
+
+def deafen(client: socket.socket, address: str) -> None:
+    """Have nothing arrive from `address` any more, not even a reset: it would have to come from nearer than it can.
+
+    Any user may ask for that.
+    """
+    if "." in address:
+        client.setsockopt(socket.IPPROTO_IP, IP_MINTTL, 255)
+    else:
+        client.setsockopt(socket.IPPROTO_IPV6, IPV6_MINHOPCOUNT, 255)
+
+
+@contextmanager
+def opened_by_half(machine: Machine, address: str, port: int) -> Iterator[None]:
+    """Have more connections half open than a listener has places for: the kernel answers with SYN cookies then."""
+    with ExitStack() as held:
+        for _ in range(2 * BACKLOG):
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            client = held.enter_context(machine.host.socket(WWW_DATA, family))
+            deafen(client, address)
+            client.setblocking(False)
+            client.connect_ex((address, port))
+        yield
 
 
 def eventually(condition: Callable[[], object]) -> None:

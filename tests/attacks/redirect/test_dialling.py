@@ -8,9 +8,10 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
+import anyio
 import pytest
 
 from attacks.redirect.machine import (
@@ -29,9 +30,13 @@ from attacks.redirect.machine import (
     SILENCE,
     WWW_DATA,
     Machine,
+    deafen,
     eventually,
+    opened_by_half,
     skip_reason,
 )
+from gatepass_gateway.sock_diag import SockDiag
+from gatepass_gateway.upstream import Upstream, UpstreamSettings, Way
 from support.gateway import acting_as
 
 pytestmark = pytest.mark.skipif(skip_reason() is not None, reason=str(skip_reason()))
@@ -362,6 +367,50 @@ def test_a_connection_that_happens_to_come_from_the_gateways_number_gets_its_ans
         client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         client.bind(("0.0.0.0", GATEWAY_PORT))
         assert machine.reached(client, CONTAINER_V4, 80) == "elsewhere"
+
+
+@pytest.mark.parametrize("way", Way)
+@pytest.mark.parametrize("half_open", [True, False])
+def test_what_connection_tracking_remembers_of_others_does_not_keep_the_proxy_from_the_gateway(
+    machine: Machine, way: Way, half_open: bool
+) -> None:
+    """The entry of one that was reset by the other end, or given up half open, leads the next from its address and port
+    where it led. Any user can leave one for each port, without the proxy's knowing of him."""
+    sources = {Way.ANONYMOUS: "127.0.0.1", Way.IDENTITY: "127.7.7.7"}
+    settings = UpstreamSettings(("127.0.0.1", GATEWAY_PORT), GATEWAY, sources[Way.ANONYMOUS], sources[Way.IDENTITY])
+    with (
+        machine.redirected(),
+        opened_by_half(machine, "127.0.0.1", GATEWAY_PORT) if half_open else nullcontext(),
+        machine.host.entered(),
+        SockDiag() as sock_diag,
+    ):
+        machine.host.sysctl("ipv4/ip_local_port_range", "40000 40001")
+        for port in (40_000, 40_001):
+            with machine.host.socket(GAMES) as client:
+                client.bind((sources[way], port))
+                _leave_behind(machine, client, half_open)
+        time.sleep(0.05)  # who comes within 4 ms of another's SYN can be refused for the likeness of sequence numbers
+        with acting_as(PROXY):
+            anyio.run(_connect, Upstream(settings, sock_diag), way)
+
+
+async def _connect(upstream: Upstream, way: Way) -> None:
+    async with await upstream.connect(way):
+        pass
+
+
+def _leave_behind(machine: Machine, client: socket.socket, half_open: bool) -> None:
+    if half_open:
+        deafen(client, "127.0.0.1")
+        client.setblocking(False)
+        client.connect_ex(("127.0.0.1", GATEWAY_PORT))
+        return
+    client.connect(("127.0.0.1", GATEWAY_PORT))
+    _, accepted = machine.accept()
+    accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    accepted.close()
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
 
 
 def test_what_the_proxy_sends_arrives_whole_when_it_closes_at_once(machine: Machine) -> None:

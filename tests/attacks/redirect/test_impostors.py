@@ -21,6 +21,7 @@ from attacks.redirect.machine import (
     SILENCE,
     WWW_DATA,
     Machine,
+    opened_by_half,
     skip_reason,
 )
 from gatepass.daemon.addresses import REDIRECTED_TO
@@ -179,6 +180,22 @@ def test_who_takes_a_port_first_keeps_the_next_out_at_other_addresses(machine: M
             client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             client.bind(("127.0.0.1", SOMEWHERE))
             assert machine.reached(client, address) == reached
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", HOST_V4, "::1"])
+def test_who_opens_many_connections_by_half_keeps_nobody_out(machine: Machine, address: str) -> None:
+    """The kernel then answers with SYN cookies, from no socket. He needs no answer."""
+    with machine.redirected(), opened_by_half(machine, address, GATEWAY_PORT):
+        assert machine.dial(GAMES, address) == "proxy"
+
+
+@pytest.mark.parametrize("address", REDIRECTED_TO)
+def test_nor_does_that_let_an_impostor_answer(impostor: Machine, address: str) -> None:
+    with opened_by_half(impostor, address, PROXY_PORT):
+        assert impostor.dial(GAMES, address, PROXY_PORT) == "impostor"
+        with impostor.redirected():
+            assert impostor.dial(GAMES, address) == "nobody"
+            assert impostor.dial(ROOT, address, PROXY_PORT) == "nobody"
 
 
 @pytest.mark.parametrize(("cookie", "size"), [(True, 20), (True, 150), (False, 150)])

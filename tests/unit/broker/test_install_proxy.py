@@ -9,7 +9,7 @@ import pytest
 from gatepass_broker.install import proxy
 from gatepass_broker.install.layout import Layout
 from gatepass_broker.install.manifest import Manifest
-from gatepass_broker.install.observe import lets_programs_attach
+from gatepass_broker.install.observe import first_unprivileged_port, lets_programs_attach
 from gatepass_broker.install.place import Work
 from gatepass_broker.install.problems import Intention
 from gatepass_broker.install.release import Blueprint
@@ -38,9 +38,28 @@ def test_it_is_said_where_a_unit_does_not_tell_the_reverse_proxy_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: ReverseProxy, attach: bool, notes: int
 ) -> None:
     monkeypatch.setattr(proxy, "lets_programs_attach", lambda: attach)
-    plan = Blueprint("1-a", "1", 1, (), (), 0)
-    request = Request(reverse_proxies=(named,))
-    work = Work(Intention(Layout(tmp_path), request, Manifest(), plan, None, ()), Steps(lambda _: None))
+    work = work_for(tmp_path, Request(reverse_proxies=(named,)))
     proxy.warn_of_attaching(work)
     assert len(work.steps.notes) == notes
     assert all("ptrace_scope" in note for note in work.steps.notes)
+
+
+@pytest.mark.parametrize(
+    ("content", "port", "notes"), [("1024\n", 789, 0), ("80\n", 789, 1), ("1024\n", 1_024, 1), (None, 1_023, 0)]
+)
+def test_it_is_said_where_any_user_can_take_the_proxys_port(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, port: int, notes: int
+) -> None:
+    setting = tmp_path / "ip_unprivileged_port_start"
+    if content is not None:
+        setting.write_text(content)
+    monkeypatch.setattr(proxy, "first_unprivileged_port", lambda: first_unprivileged_port(setting))
+    work = work_for(tmp_path, Request(port=port))
+    proxy.warn_of_open_port(work)
+    assert len(work.steps.notes) == notes
+    assert all(f"port {port} " in note for note in work.steps.notes)
+
+
+def work_for(root: Path, request: Request) -> Work:
+    plan = Blueprint("1-a", "1", 1, (), (), 0)
+    return Work(Intention(Layout(root), request, Manifest(), plan, None, ()), Steps(lambda _: None))

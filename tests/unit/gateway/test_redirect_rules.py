@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_network
+from pathlib import Path
 
 import pytest
 
-from gatepass_gateway.redirect.rules import GUARD, HELD, RedirectSettings, both_tables, guard_table, no_guard
+from gatepass_gateway.redirect.rules import GUARD, HELD, MARK, RedirectSettings, both_tables, guard_table, no_guard
 
 SETTINGS = RedirectSettings(gateway_port=18_789, proxy_port=789, proxy_uid=997)
 
@@ -65,3 +66,9 @@ def test_every_number_is_the_configured_one() -> None:
     other = both_tables(RedirectSettings(gateway_port=1, proxy_port=2, proxy_uid=3))
     assert not set(re.findall(r"\d+", other)) & {"18789", "789", "997"}
     assert other == both_tables(SETTINGS).replace("18789", "1").replace("789", "2").replace("997", "3")
+
+
+def test_the_mark_is_that_of_the_socket_unit() -> None:
+    unit = Path(__file__).parents[3] / "systemd" / "gatepass-gateway.socket"
+    assert f"\nMark={MARK}\n" in unit.read_text()
+    assert f"meta mark {MARK} return" in guard_table(SETTINGS)

@@ -7,8 +7,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -150,6 +151,34 @@ def test_a_port_that_is_bound_again_has_another_cookie(sock_diag: SockDiag) -> N
     assert first is not None
     assert second is not None
     assert first.cookie != second.cookie
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::ffff:127.0.0.1"])
+def test_sockets_with_other_ends_are_not_looked_at(
+    sock_diag: SockDiag, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    """Any user can have as many as he has files, from one port to one port."""
+    with (
+        connected(socket.AF_INET6 if ":" in host else socket.AF_INET, host, "127.0.0.1") as (_, accepted),
+        ExitStack() as held,
+    ):
+        for last in range(2, 20):
+            other = held.enter_context(socket.socket())
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            other.bind((f"127.0.0.{last}", accepted.getpeername()[1]))
+            other.setblocking(False)
+            held.enter_context(socket.create_server((f"127.0.0.{last}", accepted.getsockname()[1])))
+            other.connect_ex((f"127.0.0.{last}", accepted.getsockname()[1]))
+        dump, looked_at = SockDiag._dump, []
+
+        def noting_dump(*told: Any) -> Iterator[bytes]:
+            for message in dump(*told):
+                looked_at.append(message)
+                yield message
+
+        monkeypatch.setattr(SockDiag, "_dump", noting_dump)
+        assert uid_at_other_end(sock_diag, accepted) == OWN
+        assert len(looked_at) == 1
 
 
 def test_many_questions_use_no_further_files(sock_diag: SockDiag) -> None:
