@@ -18,8 +18,8 @@ GUARD: Final = "gatepass_guard"
 FIRST_FILTER: Final = "leaving"
 """The chain with which the part begins that both tables have."""
 
-MARK: Final = 102
-"""`Mark=` of gatepass-gateway.socket. Only root's programs can set one (CAP_NET_ADMIN)."""
+MARK: Final = int.from_bytes(b"gate")
+"""`Mark=` of gatepass-gateway.socket. Only root's programs can set one (CAP_NET_ADMIN); those for routing are small."""
 
 Network = IPv4Network | IPv6Network
 
