@@ -378,6 +378,7 @@ def test_what_connection_tracking_remembers_of_others_does_not_keep_the_proxy_fr
     where it led. Any user can leave one for each port, without the proxy's knowing of him."""
     sources = {Way.ANONYMOUS: "127.0.0.1", Way.IDENTITY: "127.7.7.7"}
     settings = UpstreamSettings(("127.0.0.1", GATEWAY_PORT), GATEWAY, sources[Way.ANONYMOUS], sources[Way.IDENTITY])
+    machine.host.sysctl("ipv4/ip_local_port_range", "50000 60000")  # where those that are half open come from
     with (
         machine.redirected(),
         opened_by_half(machine, "127.0.0.1", GATEWAY_PORT) if half_open else nullcontext(),
