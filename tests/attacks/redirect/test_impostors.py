@@ -189,6 +189,13 @@ def test_who_opens_many_connections_by_half_keeps_nobody_out(machine: Machine, a
         assert machine.dial(GAMES, address) == "proxy"
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", HOST_V4, "::1"])
+def test_on_a_machine_whose_every_answer_is_a_cookie_the_proxy_is_reached(machine: Machine, address: str) -> None:
+    machine.host.sysctl("ipv4/tcp_syncookies", 2)
+    with machine.redirected():
+        assert machine.dial(GAMES, address) == "proxy"
+
+
 @pytest.mark.parametrize("address", REDIRECTED_TO)
 def test_nor_does_that_let_an_impostor_answer(impostor: Machine, address: str) -> None:
     with opened_by_half(impostor, address, PROXY_PORT):
