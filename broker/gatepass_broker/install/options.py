@@ -155,7 +155,7 @@ def _option(name: str) -> str:
 
 
 def _port(text: str) -> int:
-    port = int(text)
+    port = int(text) if text.isdecimal() else 0
     if not 0 < port < 65_536:
         raise argparse.ArgumentTypeError("must be a number between 1 and 65535")
     return port

@@ -102,6 +102,12 @@ def test_the_proxy_takes_its_configuration() -> None:
     assert tables["redirect"] == {"proxy_user": "gatepass-gateway"}
 
 
+def test_the_proxys_file_names_the_command_that_keeps_it_and_not_the_one_that_keeps_a_persons() -> None:
+    text = gateway_text(None, gateway_tables({}, CHOSEN, REQUEST, 1000, REDIRECTED_TO), {}).decode()
+    assert "gatepass-broker install" in text
+    assert "gatepass openclaw setup" not in text
+
+
 def test_what_an_operator_has_added_stays_and_what_setup_owns_is_refreshed() -> None:
     existing: dict[str, Any] = {
         "listen": {"port": 1},

@@ -16,7 +16,7 @@ from gatepass_broker.cli import main
         (["--discard-changes", "--loopback-user", "d"], "--discard-changes goes with --undo"),
         (["--system", "--person"], "not allowed with argument"),
         (["--port", "0"], "must be a number between 1 and 65535"),
-        (["--port", "x"], "invalid"),
+        (["--port", "x"], "must be a number between 1 and 65535"),
         (["--loopback", "d"], "unrecognized arguments"),
     ],
 )
