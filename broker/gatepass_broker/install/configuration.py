@@ -200,7 +200,9 @@ def gateway_tables(
     tables["identity"] = identity
     keys = _table(existing, "keys")
     tables["keys"] = keys if "jwks_file" in keys else {**keys, "broker_socket": FOLLOW_SOCKET}
-    if request.reverse_proxies:
+    if request.reverse_proxies == ():
+        tables.pop("reverse_proxy", None)
+    elif request.reverse_proxies is not None:
         tables["reverse_proxy"] = [msgspec.to_builtins(proxy) for proxy in request.reverse_proxies]
     tables["redirect"] = {"proxy_user": GATEWAY_ACCOUNT, **_table(existing, "redirect")}
     return tables

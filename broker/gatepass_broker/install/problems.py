@@ -35,6 +35,7 @@ from gatepass_broker.install.units import WantedFile
 OLDEST_SYSTEMD: Final = 252
 _NFT_LIBRARY: Final = "libnftables.so.1"
 _SPARE_BYTES: Final = 64 * 2**20
+_NO_PROXY: Final = "if there is no reverse proxy any more, say --no-reverse-proxy"
 _SHOWN: Final = 60
 """Characters of a command line."""
 
@@ -74,9 +75,9 @@ def account_problems(request: Request) -> Iterator[str]:
             yield f"there is no user '{name}'"
         if name in (BROKER_ACCOUNT, GATEWAY_ACCOUNT):
             yield f"no program but gatepass's own may run as {name}; name another account"
-    for proxy in request.reverse_proxies:
+    for proxy in request.proxies:
         if find_account(proxy.user) is None:
-            yield f"there is no user '{proxy.user}', as whom a reverse proxy would run"
+            yield f"there is no user '{proxy.user}', as whom a reverse proxy would run; {_NO_PROXY}"
         elif proxy.unit is None and proxy.user in request.accounts:
             yield (
                 f"{proxy.user} asks for tokens and is the account of a reverse proxy too; name the unit of that, "
@@ -173,11 +174,11 @@ def _port(port: int) -> Iterator[str]:
 
 
 def _reverse_proxy_units(request: Request) -> Iterator[str]:
-    for proxy in request.reverse_proxies:
+    for proxy in request.proxies:
         if proxy.unit is not None and not state(proxy.unit).loaded:
             yield (
                 f"there is no system unit {proxy.unit}, from which alone {proxy.user} could be a reverse proxy; "
-                "'systemctl list-units --type=service' shows those that there are"
+                f"'systemctl list-units --type=service' shows those that there are; {_NO_PROXY}"
             )
 
 

@@ -61,7 +61,7 @@ def install_proxy(work: Work, found: OpenClaw, *, is_new_member: bool) -> None:
 
 def warn_of_attaching(work: Work) -> None:
     """Say where a reverse proxy's unit does not tell it apart: what else its account runs can get into it."""
-    for proxy in work.intention.request.reverse_proxies:
+    for proxy in work.intention.request.proxies:
         if proxy.unit is not None and lets_programs_attach():
             work.steps.note(
                 f"other programs of {proxy.user} can attach to {proxy.unit} and bring identities as it does "

@@ -130,6 +130,15 @@ def test_what_an_operator_has_added_stays_and_what_setup_owns_is_refreshed() -> 
     assert tables["reverse_proxy"] == [{"user": "www-data", "unit": "nginx.service"}]
 
 
+@pytest.mark.parametrize(("said", "is_left"), [(None, True), ((), False)], ids=["nothing said", "none any more"])
+def test_a_reverse_proxy_that_was_named_by_hand_stays_unless_there_is_said_to_be_none(
+    said: tuple[ReverseProxy, ...] | None, is_left: bool
+) -> None:
+    request = Request(loopback_user=USER, reverse_proxies=said)
+    tables = gateway_tables({"reverse_proxy": [{"user": "www-data"}]}, CHOSEN, request, 1000, REDIRECTED_TO)
+    assert ("reverse_proxy" in tables) is is_left
+
+
 def test_a_file_that_says_the_same_keeps_every_byte() -> None:
     first = gateway_text(None, gateway_tables({}, CHOSEN, REQUEST, 1000, REDIRECTED_TO), {})
     edited = b"# my remark\n" + first

@@ -138,6 +138,7 @@ def test_the_unit_of_a_reverse_proxy_has_to_be_there(layout: Layout, monkeypatch
     named = (ReverseProxy("root", "ngnix.service"),)
     (problem,) = with_openclaw(layout, monkeypatch, reverse_proxies=named)
     assert "there is no system unit ngnix.service" in problem
+    assert "--no-reverse-proxy" in problem
     assert with_openclaw(layout, monkeypatch, "ngnix.service", reverse_proxies=named) == []
 
 
