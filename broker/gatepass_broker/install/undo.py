@@ -17,6 +17,11 @@ from gatepass_broker.install.openclaw import OpenClaw
 from gatepass_broker.install.steps import Steps
 
 _PRIVATE: Final = 0o700
+_AS_IT_WAS: Final = (
+    "nothing was taken away, and gatepass goes on as before. Mend what is named below and run this again, or run it "
+    "with --discard-changes: that takes all the rest away whatever comes of OpenClaw's configuration, and loses what "
+    "was changed there since it was set up"
+)
 
 
 class Removal(NamedTuple):
@@ -32,10 +37,17 @@ class Removal(NamedTuple):
 
 
 def undo(removal: Removal) -> None:
-    """Remove what is on record. `removal.steps.left` says what could not be."""
+    """Remove what is on record. `removal.steps.left` says what could not be.
+
+    Without the rest of it an OpenClaw that is still set up would be one that nobody reaches: then everything stays,
+    unless that is wanted.
+    """
     layout, noted, steps = removal.layout, removal.manifest, removal.steps
     found = _find_openclaw(removal)
     restored = found is None or _undo_setup(removal, found)
+    if not restored and not removal.discard_changes:
+        steps.note(_AS_IT_WAS)
+        return
     was_running = found is not None and not found.is_persons and services.state(found.unit).running
     # OpenClaw is untied first, so that it does not stop with the redirect.
     if _remove_files(removal, layout.root / "etc/systemd"):
@@ -175,14 +187,11 @@ def _give_to_root(journal: Path) -> None:
 
 
 def _remove_home(removal: Removal) -> None:
-    """Last, because the commands above are in it. While something is left it stays: OpenClaw may still call it."""
+    """Last, because the commands above are in it. While something is left it stays, with the record of that."""
     layout, steps = removal.layout, removal.steps
     if steps.left and not removal.discard_changes:
         again = f"{layout.command('gatepass-broker')} install --undo"
-        steps.note(
-            f"{layout.home} stays, and OpenClaw may depend on it. Mend what is named above and run '{again}' again; "
-            "with --discard-changes that loses what was changed in OpenClaw's configuration since it was set up"
-        )
+        steps.note(f"{layout.home} stays for that: mend what is named below and run '{again}' again")
         return
     steps.attempt(f"remove {layout.home}", lambda: _remove_all(layout))
 

@@ -174,9 +174,9 @@ def _refuse_lost_changes(config: Path, record: Record, discard_changes: bool) ->
     if discard_changes or (not record.edited and digest(read_own(config)) == record.digests[str(config)]):
         return
     raise ConfigurationError(
-        f"this was changed after setup, by you or by OpenClaw; the configuration from before is in "
-        f"{backup_path(config)}. Take what you need from it by hand, or lose the later changes with "
-        "--undo --discard-changes. Nothing was changed",
+        "this was changed after setup, by you or by OpenClaw. Keep a copy of it, undo with --discard-changes, which "
+        f"puts back the configuration from before ({backup_path(config)}), and make your changes there anew. Nothing "
+        "was changed",
         where=str(config),
     )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gatepass.errors import ConfigurationError
 from gatepass_broker.install import cli, files, openclaw
 from gatepass_broker.install.layout import Layout
 from gatepass_broker.install.manifest import Manifest, load, save
@@ -28,11 +29,11 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
     return layout
 
 
-def undone(layout: Layout, manifest: Manifest) -> Steps:
+def undone(layout: Layout, manifest: Manifest, *, discard_changes: bool = False) -> Steps:
     """What undoing has done."""
     save(manifest, layout.manifest)
     steps = Steps(lambda _: None)
-    undo(Removal(layout, manifest, steps, purge=False, discard_changes=False))
+    undo(Removal(layout, manifest, steps, purge=False, discard_changes=discard_changes))
     return steps
 
 
@@ -93,6 +94,29 @@ def test_an_account_that_was_renamed_gets_its_openclaw_back(layout: Layout, monk
     layout.releases.mkdir(parents=True)
     steps = undone(layout, Manifest(request=earlier, openclaw_set_up=True, openclaw_uid=4_000_000_000))
     assert "there is no user 'nobody-by-this-name' any more" in steps.notes[0]
+
+
+@pytest.mark.parametrize("discard_changes", [False, True])
+def test_nothing_is_taken_from_an_openclaw_that_cannot_be_put_back_unless_that_is_wanted(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, discard_changes: bool
+) -> None:
+    """Nobody would reach it: it would still believe the proxy alone, and the guard stays for that."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise ConfigurationError("this was changed after setup")
+
+    monkeypatch.setattr(openclaw, "state", lambda _: unit_state(""))
+    monkeypatch.setattr(openclaw, "_persons_unit", lambda *_: unit_state(""))
+    monkeypatch.setattr(openclaw, "undo_setup", refused)
+    name = pwd.getpwuid(os.geteuid()).pw_name
+    layout.units.mkdir(parents=True)
+    unit = layout.units / "gatepass-broker.service"
+    unit.touch()
+    noted = Manifest(request=Request(openclaw_user=name), openclaw_set_up=True, files={str(unit): ""})
+    steps = undone(layout, noted, discard_changes=discard_changes)
+    assert len(steps.left) == 1
+    assert (unit.exists(), layout.home.exists()) == (not discard_changes, not discard_changes)
+    assert any("--discard-changes" in note for note in steps.notes) is not discard_changes
 
 
 @pytest.mark.parametrize(
