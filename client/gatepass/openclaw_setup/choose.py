@@ -172,12 +172,17 @@ def _users(tables: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _reverse_proxies(tables: Mapping[str, Any], asked: Asked) -> tuple[ReverseProxy, ...]:
     """Those asked for, else those chosen before. A unit that was named once is kept, also by hand."""
-    entries = tables.get("reverse_proxy")
-    listed = [entry for entry in entries if "user" in entry] if isinstance(entries, list) else []
-    before = tuple(ReverseProxy(entry["user"], entry.get("unit")) for entry in listed)
+    before = reverse_proxies_in(tables)
     units = {proxy.user: proxy.unit for proxy in before}
     chosen = tuple(ReverseProxy(user, unit or units.get(user)) for user, unit in asked.reverse_proxies)
     return chosen or before
+
+
+def reverse_proxies_in(tables: Mapping[str, Any]) -> tuple[ReverseProxy, ...]:
+    """Return the reverse proxies that a configuration of the proxy's names."""
+    entries = tables.get("reverse_proxy")
+    listed = [entry for entry in entries if "user" in entry] if isinstance(entries, list) else []
+    return tuple(ReverseProxy(entry["user"], entry.get("unit")) for entry in listed)
 
 
 def _strings(value: Json) -> tuple[str, ...]:
