@@ -129,12 +129,24 @@ def _place_configuration(work: Work, content: bytes) -> None:
         return
     make_directory(work, path.parent)
     _check(layout, content)
+    _keep_remarks(work, content, group)
     if not path.exists() or str(path) in noted:
         noted[str(path)] = digest(content)
         work.note()
     else:
         work.steps.note(f"{path} was there before, and stays when gatepass is removed")
     work.steps.do(f"write {path}", lambda: files.write(path, content, _MODE, group))
+
+
+def _keep_remarks(work: Work, content: bytes, group: int | None) -> None:
+    """Keep a copy of what an operator has changed: written anew it has the same keys, and no remarks."""
+    path, kept = work.intention.layout.gateway_config, work.intention.layout.gateway_config_before
+    existing = files.read(path)
+    if existing not in (None, content) and not work.intention.manifest.is_own(path, existing):
+        place(work, kept, existing, _MODE, group)
+        work.steps.note(
+            f"{path} is written anew: what you added there stays, and as it was, with remarks, it is {kept}"
+        )
 
 
 def _check(layout: Layout, content: bytes) -> None:

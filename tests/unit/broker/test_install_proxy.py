@@ -29,6 +29,31 @@ def test_programs_of_one_account_attach_to_each_other_unless_the_kernel_forbids_
     assert lets_programs_attach(scope) is attach
 
 
+def test_what_an_operator_remarked_in_the_proxys_file_is_kept_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxy, "_check", lambda *_: None)
+    layout, manifest = Layout(tmp_path), Manifest()
+    layout.home.mkdir(parents=True)
+    plan = Blueprint("1-a", "1", 1, (), (), 0)
+
+    def placed(content: bytes) -> Steps:
+        work = Work(Intention(layout, Request(), manifest, plan, None, ()), Steps(lambda _: None))
+        proxy._place_configuration(work, content)
+        assert layout.gateway_config.read_bytes() == content
+        return work.steps
+
+    for content in (b"first", b"second"):
+        assert placed(content).notes == []
+    assert not layout.gateway_config_before.exists()
+    layout.gateway_config.write_bytes(b"second # mine")
+    (note,) = placed(b"third").notes
+    assert str(layout.gateway_config_before) in note
+    assert layout.gateway_config_before.read_bytes() == b"second # mine"
+    assert layout.gateway_config_before.stat().st_mode & 0o777 == 0o640
+    assert str(layout.gateway_config_before) in manifest.files, "or --undo would leave it"
+
+
 @pytest.mark.parametrize(
     ("named", "attach", "notes"),
     [(NGINX, True, 1), (NGINX, False, 0), (ReverseProxy("www-data"), True, 0)],
