@@ -53,7 +53,7 @@ def needed_writes(plan: Plan, found: Found, places: Places) -> tuple[Writing, ..
 def write(plan: Plan, found: Found, places: Places, record: Record | None, openclaw: OpenClaw) -> None:
     """Make all files what the plan says. Raise `ConfigurationError` with everything as it was."""
     paths = {writing.path for writing in needed_writes(plan, found, places)}
-    if not paths:
+    if not paths and (record is None or (record.user, record.way) == (plan.wishes.user, plan.wishes.way)):
         return
     mode = stat.S_IMODE(places.config.stat().st_mode)
     with ExitStack() as failed:
@@ -159,6 +159,7 @@ def _record(plan: Plan, found: Found, places: Places, record: Record | None, mod
         digests=digests,
         mode=record.mode if record else mode,
         edited=(record is not None and record.edited) or earlier not in (None, digest(found.config_text)),
+        way=plan.wishes.way,
     )
 
 

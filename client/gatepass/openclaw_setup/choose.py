@@ -56,7 +56,7 @@ def choose(root: Node, tables: Mapping[str, Any], asked: Asked, given: Surroundi
     user = asked.user or _known_user(tables)
     port = _port(root)
     way = asked.way or ("redirect" if _number(tables, "upstream") == port else "front")
-    second_port = asked.second_port or _second_port(tables, port)
+    second_port = asked.second_port or _second_port(tables, port, way)
     if second_port == port:
         raise ConfigurationError(f"OpenClaw and the proxy cannot both have port {port}", where="--second-port")
     reverse_proxies = _reverse_proxies(tables, asked)
@@ -144,8 +144,9 @@ def _port(root: Node) -> int:
     return port
 
 
-def _second_port(tables: Mapping[str, Any], port: int) -> int:
-    for table in ("upstream", "listen"):
+def _second_port(tables: Mapping[str, Any], port: int, way: Way) -> int:
+    """Return the port chosen before, which is not OpenClaw's `port`; that may be another one since."""
+    for table in ("upstream", "listen") if way == "front" else ("listen", "upstream"):
         number = _number(tables, table)
         if number is not None and number != port:
             return number

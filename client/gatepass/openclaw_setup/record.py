@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from gatepass.errors import ConfigurationError
+from gatepass.openclaw_setup.wishes import Way
 
 NAME: Final = "gatepass-setup.json"
 BACKUP_SUFFIX: Final = ".before-gatepass"
@@ -25,6 +26,8 @@ class Record(NamedTuple):
     """Of the configuration file, before."""
     edited: bool
     """Whether somebody else changed the configuration between two setups: undoing all loses that."""
+    way: Way | None = None
+    """None in one from before this was noted."""
 
 
 def digest(text: str) -> str:
