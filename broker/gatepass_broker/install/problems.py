@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from gatepass.daemon.addresses import addresses_redirected_to
 from gatepass.daemon.safe_paths import check_directory
 from gatepass.errors import ConfigurationError
 from gatepass.openclaw_setup.listeners import listener_on
@@ -163,7 +164,7 @@ def _openclaw_problems(intention: Intention, openclaw: OpenClaw) -> Iterator[str
 
 
 def _port(port: int) -> Iterator[str]:
-    listener = listener_on(port)
+    listener = next(filter(None, (listener_on(port, address) for address in addresses_redirected_to())), None)
     if listener is None or (listener.uid == 0 and state(GATEWAY_SOCKET).running):
         return
     program = f" ({printable(listener.program)[:_SHOWN]})" if listener.program else ""
@@ -199,7 +200,9 @@ def _identity(request: Request) -> tuple[str | None, ...]:
 
 
 def _persons_unit(intention: Intention, openclaw: OpenClaw) -> Iterator[str]:
-    if openclaw.has_unit or intention.request.manager == "person" or intention.manifest.openclaw_set_up:
+    # Of one that is set up it may not be possible to learn: its person is not logged in.
+    is_known = intention.manifest.openclaw_set_up and intention.manifest.request.unit == openclaw.unit
+    if openclaw.has_unit or intention.request.manager == "person" or is_known:
         return
     yield (
         f"there is no unit {openclaw.unit}, neither the system's nor one of {openclaw.account.name}'s own; name "
