@@ -12,7 +12,7 @@ from typing import Final
 from gatepass.daemon.addresses import addresses_redirected_to
 from gatepass.openclaw_setup.listeners import users_listening
 from gatepass_broker.install import files, openclaw, release, services
-from gatepass_broker.install.commands import run, shown
+from gatepass_broker.install.commands import CommandError, run, shown
 from gatepass_broker.install.configuration import (
     check_openclaw_port,
     from_setup,
@@ -42,7 +42,7 @@ def install_proxy(work: Work, found: OpenClaw, *, is_new_member: bool) -> None:
     """
     warn_of_attaching(work)
     content = _configure(work, found)
-    redirect = _run(work, content)
+    redirect = _run(work, content, None if found.is_persons else found.unit)
     # Not before the redirect runs: systemd would stop OpenClaw as soon as it knows what that is bound to.
     tied = openclaw_drop_ins(work.intention.layout, found.unit, found.manager)
     is_new = _place_all(work, tied, () if found.is_persons else (found.unit, REDIRECT_SERVICE))
@@ -53,6 +53,8 @@ def install_proxy(work: Work, found: OpenClaw, *, is_new_member: bool) -> None:
         _tell_person(work, found, is_new_member=is_new_member)
     elif is_due and not taken_along:
         _restart_openclaw(work, found, is_sure=wanted is not None)
+    if is_due or taken_along:
+        work.steps.note(f"once OpenClaw has started again, as {found.account.name}: gatepass openclaw check")
     if wanted is not None:
         work.intention.manifest.running[found.unit] = wanted
     units = (GATEWAY_SOCKET, GATEWAY_SERVICE, REDIRECT_SERVICE)
@@ -65,22 +67,22 @@ def warn_of_attaching(work: Work) -> None:
         if proxy.unit is not None and lets_programs_attach():
             work.steps.note(
                 f"other programs of {proxy.user} can attach to {proxy.unit} and bring identities as it does "
-                "(kernel.yama.ptrace_scope is 0): set that to 1, in a file in /etc/sysctl.d, or let nothing else run "
-                f"as {proxy.user}"
+                "(kernel.yama.ptrace_scope is 0, or missing): set it to 1, in a file in /etc/sysctl.d, or let nothing "
+                f"else run as {proxy.user}"
             )
 
 
-def _run(work: Work, content: bytes | None) -> str:
+def _run(work: Work, content: bytes | None, bound: str | None) -> str:
     """Have proxy and redirect run with a configuration (None: not known in a rehearsal).
 
-    Return what was done to the redirect.
+    Return what was done to the redirect, to which the unit `bound` is bound.
     """
     port = port_drop_in(work.intention.layout, work.intention.request, addresses_redirected_to())
     _place_all(work, port, (GATEWAY_SOCKET,))
     enable(work, GATEWAY_SOCKET, REDIRECT_SERVICE)
     ensure(work, GATEWAY_SOCKET, services.fingerprint(shipped(GATEWAY_SOCKET), *(file.content for file in port)))
     ensure(work, GATEWAY_SERVICE, _of_gateway(work, content))
-    return ensure(work, REDIRECT_SERVICE, _of_redirect(work, content))
+    return ensure(work, REDIRECT_SERVICE, _of_redirect(work, content), bound=bound)
 
 
 def _place_all(work: Work, wanted: tuple[WantedFile, ...], units: tuple[str, ...]) -> bool:
@@ -125,10 +127,10 @@ def _proxy_text(work: Work, found: OpenClaw, written: str) -> bytes:
 def _place_configuration(work: Work, content: bytes) -> None:
     layout, path = work.intention.layout, work.intention.layout.gateway_config
     group, noted = find_group(GATEWAY_ACCOUNT), work.intention.manifest.files
+    make_directory(work, path.parent)
+    _check(layout, content)  # also what is there already: an operator may have changed it, and restarted nothing
     if files.is_as(path, content, _MODE, group):
         return
-    make_directory(work, path.parent)
-    _check(layout, content)
     _keep_remarks(work, content, group)
     if not path.exists() or str(path) in noted:
         noted[str(path)] = digest(content)
@@ -155,6 +157,8 @@ def _check(layout: Layout, content: bytes) -> None:
     try:
         for command in ("gatepass-gateway", "gatepass-redirect"):
             run(layout.command(command), "--config", staged, "--check")
+    except CommandError as error:
+        raise CommandError(error.message.replace(str(staged), str(layout.gateway_config))) from None
     finally:
         staged.unlink(missing_ok=True)
 

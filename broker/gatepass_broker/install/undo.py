@@ -23,6 +23,11 @@ _AS_IT_WAS: Final = (
     "was changed there since it was set up"
 )
 
+_GUARDED: Final = (
+    "OpenClaw's configuration still believes the proxy, so the guard, which keeps local programs from it, stays until "
+    "the next boot; once the configuration is as it should be: nft delete table inet gatepass_guard"
+)
+
 
 class Removal(NamedTuple):
     """An installation that is to go."""
@@ -48,6 +53,8 @@ def undo(removal: Removal) -> None:
     if not restored and not removal.discard_changes:
         steps.note(_AS_IT_WAS)
         return
+    if not restored:
+        steps.note(_GUARDED)
     was_running = found is not None and not found.is_persons and services.state(found.unit).running
     # OpenClaw is untied first, so that it does not stop with the redirect.
     if _remove_files(removal, layout.root / "etc/systemd"):
