@@ -21,8 +21,8 @@ _NOT_LATER: Final = {
     ErrorCode.LOCKED: "an administrator has locked gatepass: nobody logs in until 'gatepass unlock'",
     ErrorCode.IMPOSTOR: "what listens on the gatepass broker's socket is not the broker: see 'gatepass status'",
     ASKED_BY_CHECK: "this is what 'gatepass openclaw check' asks with, to see who answers",
-    ASKED_BY_GATEWAY: "this is the gateway's own placeholder password, which logs nobody in; 'openclaw status' gets it too, "
-    "and 'openclaw gateway status' where OpenClaw is a service, 'openclaw cron list' does not",
+    ASKED_BY_GATEWAY: "this is the gateway's own placeholder password, which logs nobody in; 'openclaw status' gets it "
+    "too, and 'openclaw gateway status' where OpenClaw is a service, 'openclaw cron list' does not",
 }
 _RETRY_SECONDS: Final = 1
 
