@@ -47,7 +47,7 @@ def install_proxy(work: Work, found: OpenClaw, *, is_new_member: bool) -> None:
     tied = openclaw_drop_ins(work.intention.layout, found.unit, found.manager)
     is_new = _place_all(work, tied, () if found.is_persons else (found.unit, REDIRECT_SERVICE))
     wanted = None if content is None else services.fingerprint(*(file.content for file in tied))
-    taken_along = redirect == "restart" and not is_new
+    taken_along = redirect == "restart" and not is_new and not found.is_persons
     is_due = wanted is None or work.intention.manifest.running.get(found.unit) != wanted
     if found.is_persons and is_due:
         _tell_person(work, found, is_new_member=is_new_member)
