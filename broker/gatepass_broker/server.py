@@ -86,6 +86,8 @@ class Server:
         state = self.broker.state
         rules, connections = len(self.settings.rules.rules), len(self.house.registry)
         counts = f"{rules} rules; {state.issued} tokens issued, {state.refused} refused; {connections} connections"
+        if state.locked:
+            counts += "; locked: nothing is issued"
         if not self.broker.is_all_recorded:
             counts += "; what was locked or revoked last is not on the record, as the journal cannot be written"
         return f"{counts}; the configuration was not reloaded: {self.fault}" if self.fault else counts

@@ -15,7 +15,10 @@ NO_TOKEN_PREFIX: Final = "gatepass-none."
 """Begins what `gatepass openclaw secret` answers where there is no token to give: it can never log in."""
 
 ASKED_BY_GATEWAY: Final = "gateway"
-"""The reason in a secret for the gateway's own use; every other reason is an `ErrorCode`."""
+"""The reason in a secret for the gateway's own use; every other reason but the next is an `ErrorCode`."""
+
+ASKED_BY_CHECK: Final = "check"
+"""The reason in the secret with which `gatepass openclaw check` sees who answers."""
 
 PROTOCOL_VERSION: Final = 1
 RANDOM_BYTES: Final = 16
@@ -45,6 +48,6 @@ def response(values: dict[str, str]) -> bytes:
 def no_token(reason: str, random: bytes) -> str:
     """Return a secret that can never log in, and that nobody can guess: a gateway may take it for its password.
 
-    `reason` is an `ErrorCode` or `ASKED_BY_GATEWAY`, `random` are `RANDOM_BYTES` of a random source.
+    `reason` is an `ErrorCode`, `ASKED_BY_GATEWAY` or `ASKED_BY_CHECK`, `random` are `RANDOM_BYTES` of a random source.
     """
     return f"{NO_TOKEN_PREFIX}{reason}.{urlsafe_b64encode(random).rstrip(b'=').decode('ascii')}"

@@ -90,7 +90,8 @@ def _refuse_given(entry: Inherited, fault: str, cure: str) -> NoReturn:
 
 def _mismatch(fault: str) -> ConfigurationError:
     return ConfigurationError(
-        f"{fault}; give listen.port and listen.addresses the same addresses as ListenStream= in the socket unit",
+        f"{fault}; give listen.port and listen.addresses the same addresses as ListenStream= in the socket unit, as "
+        "'gatepass-broker install' does",
         where="listen",
     )
 

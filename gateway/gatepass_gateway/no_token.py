@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from gatepass.errors import ErrorCode
-from gatepass.openclaw import ASKED_BY_GATEWAY, NO_TOKEN_PREFIX
+from gatepass.openclaw import ASKED_BY_CHECK, ASKED_BY_GATEWAY, NO_TOKEN_PREFIX
 from gatepass_gateway.refused import RefusedError
 
 _LATER: Final = {
@@ -20,8 +20,9 @@ _NOT_LATER: Final = {
     ErrorCode.DENIED: "the gatepass broker grants this user nothing of the kind: 'gatepass token' says why",
     ErrorCode.LOCKED: "an administrator has locked gatepass: nobody logs in until 'gatepass unlock'",
     ErrorCode.IMPOSTOR: "what listens on the gatepass broker's socket is not the broker: see 'gatepass status'",
-    ASKED_BY_GATEWAY: "this is the gateway's own placeholder password, which logs nobody in; if a command got it, "
-    "'gatepass openclaw check' says why",
+    ASKED_BY_CHECK: "this is what 'gatepass openclaw check' asks with, to see who answers",
+    ASKED_BY_GATEWAY: "this is the gateway's own placeholder password, which logs nobody in; 'openclaw status' gets it "
+    "too, and 'openclaw gateway status' where OpenClaw is a service, 'openclaw cron list' does not",
 }
 _RETRY_SECONDS: Final = 1
 

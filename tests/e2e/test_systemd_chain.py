@@ -263,6 +263,22 @@ def test_with_the_proxy_stopped_logins_are_refused_and_its_port_is_nobodys(chain
     assert chain.openclaw.cli("cron", "list").returncode == 0
 
 
+def test_a_masked_proxy_stays_shut_when_openclaw_starts_again(chain: Chain) -> None:
+    """As the page says: OpenClaw wants the socket, and would start one that is stopped only."""
+    machine, units = chain.machine, ("gatepass-gateway.socket", "gatepass-gateway.service")
+    ready, pid = chain.openclaw.times_ready(), machine.property(OPENCLAW_UNIT, "MainPID")
+    machine.systemctl("mask", "--runtime", "--now", *units)
+    try:
+        machine.systemctl("kill", "--signal=SIGKILL", OPENCLAW_UNIT)
+        machine.wait_until(lambda: machine.property(OPENCLAW_UNIT, "MainPID") not in (pid, "0"))
+        assert [machine.property(unit, "ActiveState") for unit in units] == ["inactive", "inactive"]
+    finally:
+        machine.systemctl("unmask", "--runtime", *units)
+        machine.systemctl("start", units[1])
+    chain.openclaw.wait_until_ready(ready)
+    assert chain.openclaw.cli("cron", "list").returncode == 0
+
+
 @contextmanager
 def clients_of(chain: Chain) -> Iterator[Future[Seen]]:
     """Have many clients at OpenClaw's port during the block, and tell after it what they saw."""

@@ -114,7 +114,8 @@ def _place_units(work: Work) -> None:
     changed = [file.path.name for file in wanted if place(work, *file)]
     for unit in changed:  # whatever it was, and whatever runs now
         work.intention.manifest.running.pop(unit, None)
-    kept = {layout.broker_config, layout.gateway_config, *(file.path for file in work.intention.files)}
+    configurations = (layout.broker_config, layout.gateway_config, layout.gateway_config_before)
+    kept = {*configurations, *(file.path for file in work.intention.files)}
     is_due = remove_stale(work, kept) or bool(changed)
     reload(work, *(file.path.name for file in wanted), is_due=is_due)
 

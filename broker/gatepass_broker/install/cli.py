@@ -145,9 +145,9 @@ def _report(options: argparse.Namespace, steps: Steps) -> int:
 def _summary(steps: Steps) -> str:
     if steps.left:
         return "not everything could be undone: see above"
-    if steps.dry_run:
-        return "nothing of this was done: leave out --dry-run to do it"
-    return "done" if steps.done else "nothing to do"
+    if not steps.done:
+        return "nothing to do"
+    return "nothing of this was done: leave out --dry-run to do it" if steps.dry_run else "done"
 
 
 def _report_failure(options: argparse.Namespace, steps: Steps, error: Exception) -> int:

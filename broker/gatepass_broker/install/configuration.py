@@ -28,9 +28,13 @@ from gatepass_broker.operator_scopes import OPERATOR_SCOPES
 from gatepass_broker.personal import DEFAULT_AUDIENCES, RECONNECT_SECONDS
 from gatepass_broker.schema import File
 
-_GATEWAY_HEAD: Final = (
-    "# Written by 'gatepass-broker install', which keeps it in step with OpenClaw's own configuration.\n"
-)
+_GATEWAY_HEAD: Final = """\
+# The gatepass proxy in front of OpenClaw, and the redirect. Written by 'gatepass-broker install', which keeps it in
+# step with OpenClaw's own configuration: run that again rather than change what it has written. What you add is yours,
+# and stays whenever it writes this anew; remarks do not.
+# After a change: gatepass-gateway --config /etc/gatepass/gateway.toml --check && systemctl restart gatepass-gateway
+# After one of [redirect]: gatepass-broker install
+"""
 
 ADMIN_TABLE: Final = f"""\
 [[socket]]
@@ -196,7 +200,9 @@ def gateway_tables(
     tables["identity"] = identity
     keys = _table(existing, "keys")
     tables["keys"] = keys if "jwks_file" in keys else {**keys, "broker_socket": FOLLOW_SOCKET}
-    if request.reverse_proxies:
+    if request.reverse_proxies == ():
+        tables.pop("reverse_proxy", None)
+    elif request.reverse_proxies is not None:
         tables["reverse_proxy"] = [msgspec.to_builtins(proxy) for proxy in request.reverse_proxies]
     tables["redirect"] = {"proxy_user": GATEWAY_ACCOUNT, **_table(existing, "redirect")}
     return tables
@@ -206,7 +212,7 @@ def gateway_text(existing: bytes | None, tables: Mapping[str, Any], read: Mappin
     """Return the file with `tables`: `existing` as it is, a person's remarks included, where that says so (`read`)."""
     if existing is not None and tables == read:
         return existing
-    return (_GATEWAY_HEAD + render(tables)).encode()
+    return render(tables, _GATEWAY_HEAD).encode()
 
 
 def read_tables(content: bytes | None, name: str) -> dict[str, Any]:

@@ -87,6 +87,11 @@ class Layout(NamedTuple):
         return self.config / "gateway.toml"
 
     @property
+    def gateway_config_before(self) -> Path:
+        """The proxy's as an operator had it, before it was written anew."""
+        return self.config / "gateway.toml.before"
+
+    @property
     def runtime(self) -> Path:
         """The sockets of the broker, and its public keys."""
         return self.root / "run/gatepass"

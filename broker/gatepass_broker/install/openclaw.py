@@ -102,7 +102,7 @@ def setup_arguments(openclaw: OpenClaw, request: Request) -> tuple[str, ...]:
         *("openclaw", "setup", "--json", "--way", "redirect"),
         *("--loopback-user", str(request.loopback_user), "--second-port", str(request.proxy_port)),
         *("--socket", BROKER_SOCKET, *_command_option(openclaw)),
-        *(word for proxy in request.reverse_proxies for word in ("--reverse-proxy", str(proxy))),
+        *(word for proxy in request.proxies for word in ("--reverse-proxy", str(proxy))),
     )
 
 

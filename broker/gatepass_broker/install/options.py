@@ -57,7 +57,7 @@ def parser_of(prog: str) -> argparse.ArgumentParser:
 
 def check_undo(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Exit with 2 where options do not go together."""
-    if options.undo and (said := [name for name in _WANTED if getattr(options, name)]):
+    if options.undo and (said := [name for name in _WANTED if getattr(options, name) not in (None, [])]):
         parser.error(f"--undo takes back what was installed; {_option(said[0])} has no part in it")
     for name in _WITH_UNDO:
         if getattr(options, name) and not options.undo:
@@ -70,7 +70,7 @@ def check_request(parser: argparse.ArgumentParser, options: argparse.Namespace, 
         parser.error("say who your local programs shall be: --loopback-user derek@example.com")
     if not request.accounts:
         parser.error("say whose OpenClaw it is, --openclaw-user ACCOUNT, or who gets tokens, --user ACCOUNT")
-    said = [name for name in _WITH_OPENCLAW if getattr(options, name)]
+    said = [name for name in _WITH_OPENCLAW if getattr(options, name) is not None]
     if said and request.openclaw_user is None:
         parser.error(f"{_option(said[0])} goes with --openclaw-user")
 
@@ -88,7 +88,7 @@ def request_of(options: argparse.Namespace) -> Request:
         openclaw=options.openclaw,
         openclaw_config=options.openclaw_config,
         openclaw_state_dir=options.openclaw_state_dir,
-        reverse_proxies=tuple(map(reverse_proxy, options.reverse_proxy)),
+        reverse_proxies=None if options.reverse_proxy is None else tuple(map(reverse_proxy, options.reverse_proxy)),
         port=options.port,
     )
 
@@ -123,12 +123,19 @@ def _add_openclaw(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--openclaw", metavar="PATH", help="its command (default: found as the unit finds it)")
     group.add_argument("--openclaw-config", metavar="PATH", help="OPENCLAW_CONFIG_PATH (default: as its unit says)")
     group.add_argument("--openclaw-state-dir", metavar="DIR", help="OPENCLAW_STATE_DIR (default: as its unit says)")
-    group.add_argument(
+    proxies = group.add_mutually_exclusive_group()
+    proxies.add_argument(
         "--reverse-proxy",
         metavar="USER[:UNIT]",
         action="append",
-        default=[],
         help="a reverse proxy on this machine, whose identity header counts, as www-data:nginx.service; repeatable",
+    )
+    proxies.add_argument(
+        "--no-reverse-proxy",
+        dest="reverse_proxy",
+        action="store_const",
+        const=(),
+        help="there is none any more: whoever was named counts no longer",
     )
     group.add_argument("--port", type=_port, help="the port of the gatepass proxy (default: 789)")
 
@@ -150,12 +157,15 @@ _WITH_OPENCLAW: Final = (
 _WANTED: Final = ("loopback_user", "user", "openclaw_user", *_WITH_OPENCLAW)
 
 
+_SPELT: Final = {"manager": "--system or --person", "reverse_proxy": "--reverse-proxy or --no-reverse-proxy"}
+
+
 def _option(name: str) -> str:
-    return "--system or --person" if name == "manager" else f"--{name.replace('_', '-')}"
+    return _SPELT.get(name, f"--{name.replace('_', '-')}")
 
 
 def _port(text: str) -> int:
-    port = int(text)
+    port = int(text) if text.isdecimal() else 0
     if not 0 < port < 65_536:
         raise argparse.ArgumentTypeError("must be a number between 1 and 65535")
     return port

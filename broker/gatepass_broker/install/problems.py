@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from gatepass.daemon.addresses import addresses_redirected_to
 from gatepass.daemon.safe_paths import check_directory
 from gatepass.errors import ConfigurationError
 from gatepass.openclaw_setup.listeners import listener_on
@@ -35,6 +36,7 @@ from gatepass_broker.install.units import WantedFile
 OLDEST_SYSTEMD: Final = 252
 _NFT_LIBRARY: Final = "libnftables.so.1"
 _SPARE_BYTES: Final = 64 * 2**20
+_NO_PROXY: Final = "if there is no reverse proxy any more, say --no-reverse-proxy"
 _SHOWN: Final = 60
 """Characters of a command line."""
 
@@ -74,9 +76,9 @@ def account_problems(request: Request) -> Iterator[str]:
             yield f"there is no user '{name}'"
         if name in (BROKER_ACCOUNT, GATEWAY_ACCOUNT):
             yield f"no program but gatepass's own may run as {name}; name another account"
-    for proxy in request.reverse_proxies:
+    for proxy in request.proxies:
         if find_account(proxy.user) is None:
-            yield f"there is no user '{proxy.user}', as whom a reverse proxy would run"
+            yield f"there is no user '{proxy.user}', as whom a reverse proxy would run; {_NO_PROXY}"
         elif proxy.unit is None and proxy.user in request.accounts:
             yield (
                 f"{proxy.user} asks for tokens and is the account of a reverse proxy too; name the unit of that, "
@@ -162,7 +164,7 @@ def _openclaw_problems(intention: Intention, openclaw: OpenClaw) -> Iterator[str
 
 
 def _port(port: int) -> Iterator[str]:
-    listener = listener_on(port)
+    listener = next(filter(None, (listener_on(port, address) for address in addresses_redirected_to())), None)
     if listener is None or (listener.uid == 0 and state(GATEWAY_SOCKET).running):
         return
     program = f" ({printable(listener.program)[:_SHOWN]})" if listener.program else ""
@@ -173,11 +175,11 @@ def _port(port: int) -> Iterator[str]:
 
 
 def _reverse_proxy_units(request: Request) -> Iterator[str]:
-    for proxy in request.reverse_proxies:
+    for proxy in request.proxies:
         if proxy.unit is not None and not state(proxy.unit).loaded:
             yield (
                 f"there is no system unit {proxy.unit}, from which alone {proxy.user} could be a reverse proxy; "
-                "'systemctl list-units --type=service' shows those that there are"
+                f"'systemctl list-units --type=service' shows those that there are; {_NO_PROXY}"
             )
 
 
@@ -198,7 +200,9 @@ def _identity(request: Request) -> tuple[str | None, ...]:
 
 
 def _persons_unit(intention: Intention, openclaw: OpenClaw) -> Iterator[str]:
-    if openclaw.has_unit or intention.request.manager == "person" or intention.manifest.openclaw_set_up:
+    # Of one that is set up it may not be possible to learn: its person is not logged in.
+    is_known = intention.manifest.openclaw_set_up and intention.manifest.request.unit == openclaw.unit
+    if openclaw.has_unit or intention.request.manager == "person" or is_known:
         return
     yield (
         f"there is no unit {openclaw.unit}, neither the system's nor one of {openclaw.account.name}'s own; name "

@@ -12,7 +12,7 @@ from typing import Final
 from gatepass.daemon.addresses import addresses_redirected_to
 from gatepass.openclaw_setup.listeners import users_listening
 from gatepass_broker.install import files, openclaw, release, services
-from gatepass_broker.install.commands import run, shown
+from gatepass_broker.install.commands import CommandError, run, shown
 from gatepass_broker.install.configuration import (
     check_openclaw_port,
     from_setup,
@@ -43,17 +43,19 @@ def install_proxy(work: Work, found: OpenClaw, *, is_new_member: bool) -> None:
     warn_of_attaching(work)
     warn_of_open_port(work)
     content = _configure(work, found)
-    redirect = _run(work, content)
+    redirect = _run(work, content, None if found.is_persons else found.unit)
     # Not before the redirect runs: systemd would stop OpenClaw as soon as it knows what that is bound to.
     tied = openclaw_drop_ins(work.intention.layout, found.unit, found.manager)
     is_new = _place_all(work, tied, () if found.is_persons else (found.unit, REDIRECT_SERVICE))
     wanted = None if content is None else services.fingerprint(*(file.content for file in tied))
-    taken_along = redirect == "restart" and not is_new
+    taken_along = redirect == "restart" and not is_new and not found.is_persons
     is_due = wanted is None or work.intention.manifest.running.get(found.unit) != wanted
     if found.is_persons and is_due:
         _tell_person(work, found, is_new_member=is_new_member)
     elif is_due and not taken_along:
         _restart_openclaw(work, found, is_sure=wanted is not None)
+    if is_due or taken_along:
+        work.steps.note(f"once OpenClaw has started again, as {found.account.name}: gatepass openclaw check")
     if wanted is not None:
         work.intention.manifest.running[found.unit] = wanted
     units = (GATEWAY_SOCKET, GATEWAY_SERVICE, REDIRECT_SERVICE)
@@ -62,12 +64,12 @@ def install_proxy(work: Work, found: OpenClaw, *, is_new_member: bool) -> None:
 
 def warn_of_attaching(work: Work) -> None:
     """Say where a reverse proxy's unit does not tell it apart: what else its account runs can get into it."""
-    for proxy in work.intention.request.reverse_proxies:
+    for proxy in work.intention.request.proxies:
         if proxy.unit is not None and lets_programs_attach():
             work.steps.note(
                 f"other programs of {proxy.user} can attach to {proxy.unit} and bring identities as it does "
-                "(kernel.yama.ptrace_scope is 0): set that to 1, in a file in /etc/sysctl.d, or let nothing else run "
-                f"as {proxy.user}"
+                "(kernel.yama.ptrace_scope is 0, or missing): set it to 1, in a file in /etc/sysctl.d, or let nothing "
+                f"else run as {proxy.user}"
             )
 
 
@@ -81,17 +83,17 @@ def warn_of_open_port(work: Work) -> None:
         )
 
 
-def _run(work: Work, content: bytes | None) -> str:
+def _run(work: Work, content: bytes | None, bound: str | None) -> str:
     """Have proxy and redirect run with a configuration (None: not known in a rehearsal).
 
-    Return what was done to the redirect.
+    Return what was done to the redirect, to which the unit `bound` is bound.
     """
     port = port_drop_in(work.intention.layout, work.intention.request, addresses_redirected_to())
     _place_all(work, port, (GATEWAY_SOCKET,))
     enable(work, GATEWAY_SOCKET, REDIRECT_SERVICE)
     ensure(work, GATEWAY_SOCKET, services.fingerprint(shipped(GATEWAY_SOCKET), *(file.content for file in port)))
     ensure(work, GATEWAY_SERVICE, _of_gateway(work, content))
-    return ensure(work, REDIRECT_SERVICE, _of_redirect(work, content))
+    return ensure(work, REDIRECT_SERVICE, _of_redirect(work, content), bound=bound)
 
 
 def _place_all(work: Work, wanted: tuple[WantedFile, ...], units: tuple[str, ...]) -> bool:
@@ -136,10 +138,11 @@ def _proxy_text(work: Work, found: OpenClaw, written: str) -> bytes:
 def _place_configuration(work: Work, content: bytes) -> None:
     layout, path = work.intention.layout, work.intention.layout.gateway_config
     group, noted = find_group(GATEWAY_ACCOUNT), work.intention.manifest.files
+    make_directory(work, path.parent)
+    _check(layout, content)  # also what is there already: an operator may have changed it, and restarted nothing
     if files.is_as(path, content, _MODE, group):
         return
-    make_directory(work, path.parent)
-    _check(layout, content)
+    _keep_remarks(work, content, group)
     if not path.exists() or str(path) in noted:
         noted[str(path)] = digest(content)
         work.note()
@@ -148,12 +151,25 @@ def _place_configuration(work: Work, content: bytes) -> None:
     work.steps.do(f"write {path}", lambda: files.write(path, content, _MODE, group))
 
 
+def _keep_remarks(work: Work, content: bytes, group: int | None) -> None:
+    """Keep a copy of what an operator has changed: written anew it has the same keys, and no remarks."""
+    path, kept = work.intention.layout.gateway_config, work.intention.layout.gateway_config_before
+    existing = files.read(path)
+    if existing not in (None, content) and not work.intention.manifest.is_own(path, existing):
+        place(work, kept, existing, _MODE, group)
+        work.steps.note(
+            f"{path} is written anew: what you added there stays, and as it was, with remarks, it is {kept}"
+        )
+
+
 def _check(layout: Layout, content: bytes) -> None:
     """Have both programs look at a configuration before it becomes theirs. Raise `CommandError`."""
     staged = files.stage(layout.gateway_config, content, 0o600)
     try:
         for command in ("gatepass-gateway", "gatepass-redirect"):
             run(layout.command(command), "--config", staged, "--check")
+    except CommandError as error:
+        raise CommandError(error.message.replace(str(staged), str(layout.gateway_config))) from None
     finally:
         staged.unlink(missing_ok=True)
 

@@ -50,7 +50,8 @@ class Request(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tru
     openclaw: str | None = None
     openclaw_config: str | None = None
     openclaw_state_dir: str | None = None
-    reverse_proxies: tuple[ReverseProxy, ...] = ()
+    reverse_proxies: tuple[ReverseProxy, ...] | None = None
+    """() where it was said that there is none; with None a table that an operator has written stays."""
     port: Port | None = None
 
     @property
@@ -64,6 +65,11 @@ class Request(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tru
         return self.port or DEFAULT_PORT
 
     @property
+    def proxies(self) -> tuple[ReverseProxy, ...]:
+        """The reverse proxies that are named."""
+        return self.reverse_proxies or ()
+
+    @property
     def accounts(self) -> tuple[str, ...]:
         """All who may ask for tokens."""
         own = () if self.openclaw_user is None else (self.openclaw_user,)
@@ -71,7 +77,8 @@ class Request(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tru
 
     def over(self, earlier: Request) -> Request:
         """Return this request, with what was said earlier where it says nothing."""
-        said = {name: getattr(self, name) for name in self.__struct_fields__ if getattr(self, name) not in (None, ())}
+        nothing = Request()
+        said = {name: value for name, value in msgspec.structs.asdict(self).items() if value != getattr(nothing, name)}
         return msgspec.structs.replace(earlier, **said)
 
     def as_json(self) -> dict[str, Any]:

@@ -23,13 +23,17 @@ def disable(work: Work, unit: str) -> None:
         work.steps.do(f"systemctl stop {unit}", lambda: services.change("stop", unit))
 
 
-def ensure(work: Work, unit: str, fingerprint: str | None, *, service: str | None = None) -> str:
+def ensure(
+    work: Work, unit: str, fingerprint: str | None, *, service: str | None = None, bound: str | None = None
+) -> str:
     """Have a unit run what `fingerprint` stands for (None: not known in a rehearsal). Return what was done, or ''.
 
     `service` requires `unit`, a socket: systemd starts no socket of a service that runs, but takes it along when that
-    is restarted. What a unit runs is noted once it runs it, so a run that was interrupted is made up for by the next.
+    is restarted. `bound` is bound to it: systemd restarts that with it. What a unit runs is noted once it runs it, so a
+    run that was interrupted is made up for by the next.
     """
     running, told = work.intention.manifest.running, unit
+    along = f", and with it {bound}" if bound is not None and services.state(bound).running else ""
     if not services.state(unit).running:
         verb = "start"
         if service is not None and services.state(service).running:
@@ -39,7 +43,10 @@ def ensure(work: Work, unit: str, fingerprint: str | None, *, service: str | Non
     else:
         return ""
     unless = "" if fingerprint else " (unless what it runs has not changed)"
-    work.steps.do(f"systemctl {verb} {told}{unless if verb == 'restart' else ''}", lambda: services.change(verb, told))
+    running.pop(unit, None)  # if this fails, somebody else may have it run what it ran before
+    work.note()
+    text = f"systemctl {verb} {told}{along}{unless}" if verb == "restart" else f"systemctl {verb} {told}"
+    work.steps.do(text, lambda: services.change(verb, told))
     if fingerprint is not None:
         running[unit] = fingerprint
         work.note()

@@ -17,6 +17,16 @@ from gatepass_broker.install.openclaw import OpenClaw
 from gatepass_broker.install.steps import Steps
 
 _PRIVATE: Final = 0o700
+_AS_IT_WAS: Final = (
+    "nothing was taken away, and gatepass goes on as before. Mend what is named below and run this again, or run it "
+    "with --discard-changes: that takes all the rest away whatever comes of OpenClaw's configuration, and loses what "
+    "was changed there since it was set up"
+)
+
+_GUARDED: Final = (
+    "OpenClaw's configuration still believes the proxy, so the guard, which keeps local programs from it, stays until "
+    "the next boot; once the configuration is as it should be: nft delete table inet gatepass_guard"
+)
 
 
 class Removal(NamedTuple):
@@ -32,13 +42,19 @@ class Removal(NamedTuple):
 
 
 def undo(removal: Removal) -> None:
-    """Remove what is on record. `removal.steps.left` says what could not be."""
+    """Remove what is on record. `removal.steps.left` says what could not be.
+
+    Without the rest of it an OpenClaw that is still set up would be one that nobody reaches: then everything stays,
+    unless that is wanted.
+    """
     layout, noted, steps = removal.layout, removal.manifest, removal.steps
     found = _find_openclaw(removal)
     restored = found is None or _undo_setup(removal, found)
     if not restored and not removal.discard_changes:
-        _keep_all(removal)
+        steps.note(_AS_IT_WAS)
         return
+    if not restored:
+        steps.note(_GUARDED)
     was_running = found is not None and not found.is_persons and services.state(found.unit).running
     # OpenClaw is untied first, so that it does not stop with the redirect.
     if _remove_files(removal, layout.root / "etc/systemd"):
@@ -95,14 +111,6 @@ def _undo_setup(removal: Removal, found: OpenClaw) -> bool:
     return removal.steps.attempt(
         f"as {found.account.name}: {command}",
         lambda: openclaw.undo_setup(layout, found, discard_changes=discard),
-    )
-
-
-def _keep_all(removal: Removal) -> None:
-    """Without what it was set up for, OpenClaw would serve nobody."""
-    removal.steps.note(
-        "nothing was removed, since OpenClaw is still set up for it. Mend what is named below and run this again; with "
-        "--discard-changes all goes, and what was changed in OpenClaw's configuration since it was set up is lost"
     )
 
 
@@ -190,7 +198,7 @@ def _remove_home(removal: Removal) -> None:
     layout, steps = removal.layout, removal.steps
     if steps.left and not removal.discard_changes:
         again = f"{layout.command('gatepass-broker')} install --undo"
-        steps.note(f"{layout.home} stays. Mend what is named above and run '{again}' again")
+        steps.note(f"{layout.home} stays for that: mend what is named below and run '{again}' again")
         return
     steps.attempt(f"remove {layout.home}", lambda: _remove_all(layout))
 

@@ -69,7 +69,9 @@ def _findings(options: argparse.Namespace) -> tuple[Finding, ...]:
     try:
         found = find(config, places, openclaw)
         socket = options.socket or os.environ.get(SOCKET_VARIABLE) or None
-        plan = make_plan(found, Asked(user=record.user if record else None))
+        # By the ports alone it could not be told after OpenClaw's own was changed.
+        noted = Asked(user=record.user, way=record.way) if record else Asked()
+        plan = make_plan(found, noted)
     except NoUserError as error:
         return (Finding("not_set_up", config, f"setup was not run: {error.message}", f"{SETUP} --loopback-user NAME"),)
     except ConfigurationError as error:

@@ -168,7 +168,7 @@ def _asked(options: argparse.Namespace, record: Record | None) -> Asked:
     return Asked(
         user=options.loopback_user or (record.user if record else None),
         scopes=tuple(options.scope),
-        way=options.way,
+        way=options.way or (record.way if record else None),
         second_port=options.second_port,
         user_header=options.user_header,
         broker_socket=options.socket or os.environ.get(SOCKET_VARIABLE) or None,

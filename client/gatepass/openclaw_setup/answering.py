@@ -10,19 +10,18 @@ import secrets
 from http.client import HTTPConnection, HTTPException
 from typing import Final, Literal
 
-from gatepass.openclaw import RANDOM_BYTES, no_token
+from gatepass.openclaw import ASKED_BY_CHECK, RANDOM_BYTES, no_token
 
 Answering = Literal["proxy", "other", "refused", "silent"]
 """Somebody else than the proxy; nobody, because connections are refused; nobody, though they are taken."""
 
-_REASON: Final = "check"
 _MOST: Final = 65_536
 _OF_THE_PROXY: Final = "gatepass_"
 
 
 def who_answers(port: int, timeout: float) -> Answering:
     """Return who answers an HTTP request to 127.0.0.1 at `port` within `timeout` seconds."""
-    secret = no_token(_REASON, secrets.token_bytes(RANDOM_BYTES))
+    secret = no_token(ASKED_BY_CHECK, secrets.token_bytes(RANDOM_BYTES))
     connection = HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         connection.request("GET", "/", headers={"Authorization": f"Bearer {secret}", "Connection": "close"})

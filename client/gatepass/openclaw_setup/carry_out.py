@@ -56,7 +56,7 @@ def needed_writes(plan: Plan, found: Found, places: Places) -> tuple[Writing, ..
 def write(plan: Plan, found: Found, places: Places, record: Record | None, openclaw: OpenClaw) -> None:
     """Make all files what the plan says. Raise `ConfigurationError` with everything as it was."""
     paths = {writing.path for writing in needed_writes(plan, found, places)}
-    if not paths:
+    if not paths and (record is None or (record.user, record.way) == (plan.wishes.user, plan.wishes.way)):
         return
     mode = stat.S_IMODE(places.config.stat().st_mode)
     with ExitStack() as failed:
@@ -122,9 +122,9 @@ def _with_later_changes(record: Record, original: str, text: str) -> str:
     if lost or not record.written:
         what = ", ".join(map(dotted, lost)) or "this"
         raise ConfigurationError(
-            f"{what} was changed after setup, by you or by OpenClaw; the configuration from "
-            f"before is in {backup}. Take what you need from it by hand, or lose the later changes with "
-            "--undo --discard-changes. Nothing was changed",
+            f"{what} was changed after setup, by you or by OpenClaw. Make it what it was before, as {backup} has it, "
+            "and undo again; or undo with --discard-changes, which puts back all of that file, and make your changes "
+            "there anew. Nothing was changed",
             where=record.config,
         )
     return restored(before, text, record.written)
@@ -196,6 +196,7 @@ def _record(plan: Plan, found: Found, places: Places, record: Record | None, mod
         mode=record.mode if record else mode,
         edited=(record is not None and record.edited) or earlier not in (None, digest(found.config_text)),
         written=all_written(record.written if record else (), plan.changes),
+        way=plan.wishes.way,
     )
 
 

@@ -56,7 +56,7 @@ def choose(root: Node, tables: Mapping[str, Any], asked: Asked, given: Surroundi
     user = asked.user or _known_user(tables)
     port = _port(root)
     way = asked.way or ("redirect" if _number(tables, "upstream") == port else "front")
-    second_port = asked.second_port or _second_port(tables, port)
+    second_port = asked.second_port or _second_port(tables, port, way)
     if second_port == port:
         raise ConfigurationError(f"OpenClaw and the proxy cannot both have port {port}", where="--second-port")
     reverse_proxies = _reverse_proxies(tables, asked)
@@ -144,8 +144,9 @@ def _port(root: Node) -> int:
     return port
 
 
-def _second_port(tables: Mapping[str, Any], port: int) -> int:
-    for table in ("upstream", "listen"):
+def _second_port(tables: Mapping[str, Any], port: int, way: Way) -> int:
+    """Return the port chosen before, which is not OpenClaw's `port`; that may be another one since."""
+    for table in ("upstream", "listen") if way == "front" else ("listen", "upstream"):
         number = _number(tables, table)
         if number is not None and number != port:
             return number
@@ -172,12 +173,17 @@ def _users(tables: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _reverse_proxies(tables: Mapping[str, Any], asked: Asked) -> tuple[ReverseProxy, ...]:
     """Those asked for, else those chosen before. A unit that was named once is kept, also by hand."""
-    entries = tables.get("reverse_proxy")
-    listed = [entry for entry in entries if "user" in entry] if isinstance(entries, list) else []
-    before = tuple(ReverseProxy(entry["user"], entry.get("unit")) for entry in listed)
+    before = reverse_proxies_in(tables)
     units = {proxy.user: proxy.unit for proxy in before}
     chosen = tuple(ReverseProxy(user, unit or units.get(user)) for user, unit in asked.reverse_proxies)
     return chosen or before
+
+
+def reverse_proxies_in(tables: Mapping[str, Any]) -> tuple[ReverseProxy, ...]:
+    """Return the reverse proxies that a configuration of the proxy's names."""
+    entries = tables.get("reverse_proxy")
+    listed = [entry for entry in entries if "user" in entry] if isinstance(entries, list) else []
+    return tuple(ReverseProxy(entry["user"], entry.get("unit")) for entry in listed)
 
 
 def _strings(value: Json) -> tuple[str, ...]:

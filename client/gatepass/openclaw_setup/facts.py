@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from gatepass.errors import GatepassError
 from gatepass.openclaw_setup.answering import Answering
 from gatepass.openclaw_setup.launcher import LauncherFacts
 from gatepass.replies import Whoami
@@ -40,8 +41,10 @@ class Facts(NamedTuple):
     at_openclaw_port: Listener | None
     answering: Answering
     """On the port that commands dial."""
-    broker: Whoami | str
+    broker: Whoami | GatepassError
     """What the broker says of this user, or why it does not."""
+    is_locked: bool
+    """Whether an administrator has locked gatepass."""
     uid: int
     proxy_uids: frozenset[int]
     """Users that may run the proxy."""

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+from gatepass.errors import ErrorCode, GatepassError
 from gatepass.openclaw_setup.desired import ABSENT, Change
 from gatepass.openclaw_setup.facts import TOKEN_VARIABLE, Facts
 from gatepass.openclaw_setup.json5 import Json
@@ -34,6 +35,7 @@ class _Cures(NamedTuple):
 
     setup: str
     broker: str
+    unlock: str
     grant: str
     """So that the broker gives this user something."""
     identity: str
@@ -47,11 +49,14 @@ class _Cures(NamedTuple):
 _RULES: Final = "a [[rule]] in /etc/gatepass/broker.toml, then: sudo systemctl reload gatepass-broker"
 _OF_SERVICES: Final = _Cures(
     setup="sudo gatepass-broker install",
-    broker="sudo systemctl restart gatepass-broker.socket gatepass-broker",
+    broker="'systemctl status gatepass-broker' says what is wrong with it; if nothing is: "
+    "sudo systemctl restart gatepass-broker.socket gatepass-broker",
+    unlock="sudo gatepass unlock",
     grant=_RULES,
     identity="sudo gatepass-broker install --loopback-user {}",
     audience=f"'{{}}' among 'audiences' of {_RULES}",
-    proxy="sudo systemctl restart gatepass-redirect gatepass-gateway.socket gatepass-gateway",
+    proxy="'systemctl status gatepass-gateway gatepass-redirect' says what is wrong with them; if nothing is: "
+    "sudo systemctl restart gatepass-redirect gatepass-gateway.socket gatepass-gateway",
     openclaw="openclaw gateway start; as a system unit: sudo systemctl start openclaw-gateway",
 )
 
@@ -78,6 +83,7 @@ def _by_hand(wishes: Wishes, facts: Facts) -> _Cures:
     return _Cures(
         setup=SETUP,
         broker=broker,
+        unlock="gatepass unlock",
         grant=broker,
         identity=f"{SETUP} --loopback-user {{}}",
         audience=f"{broker} --audience {{}}",
@@ -146,9 +152,12 @@ def _launcher(plan: Plan, facts: Facts, cures: _Cures) -> Iterator[Finding]:
 
 def _broker(plan: Plan, facts: Facts, cures: _Cures) -> Iterator[Finding]:
     where = plan.wishes.broker_socket or "the broker"
-    if isinstance(facts.broker, str):
-        yield Finding("broker", where, facts.broker, cures.broker)
+    if isinstance(facts.broker, GatepassError):
+        yield _unasked(facts.broker, where, cures)
         return
+    if facts.is_locked:
+        problem = "an administrator has locked gatepass: nobody logs in"
+        yield Finding("broker", where, problem, f"find out why first, then: {cures.unlock}")
     grant = facts.broker.grant
     if grant is None:
         yield Finding("broker", where, "no rule of the broker matches you, so it gives you no token", cures.grant)
@@ -161,6 +170,14 @@ def _broker(plan: Plan, facts: Facts, cures: _Cures) -> Iterator[Finding]:
     if audience not in grant.audiences:
         problem = f"the broker grants you no tokens for '{audience}'"
         yield Finding("broker", where, problem, cures.audience.format(audience))
+
+
+def _unasked(error: GatepassError, where: str, cures: _Cures) -> Finding:
+    """A broker that does not let this user ask is running: what helps is what it takes to be let."""
+    if error.code is ErrorCode.PERMISSION:
+        problem, _, cure = error.message.partition(": ")
+        return Finding("broker", where, problem, cure or f"ask as somebody who may, or allow it: {cures.grant}")
+    return Finding("broker", where, error.message, cures.broker)
 
 
 def _proxy_port(wishes: Wishes, facts: Facts, cures: _Cures) -> Iterator[Finding]:

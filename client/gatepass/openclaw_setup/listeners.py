@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
+from sys import byteorder
 from typing import Final
 
 from gatepass.openclaw_setup.facts import Listener
@@ -12,22 +14,16 @@ from gatepass.openclaw_setup.facts import Listener
 _TABLES: Final = ("tcp", "tcp6")
 _LISTEN: Final = "0A"
 """TCP_LISTEN of <net/tcp_states.h>, as /proc/net/tcp writes it."""
-_LOCAL: Final = frozenset(
-    {
-        "0100007F",  # 127.0.0.1, in the byte order of the machine
-        "7F000001",
-        "00000000",
-        "0" * 32,  # ::, which takes IPv4 too
-        "0000000000000000FFFF00000100007F",  # ::ffff:127.0.0.1
-    }
-)
+_ANY: Final = ("0" * 8, "0" * 32)
+"""0.0.0.0, and ::, which takes IPv4 too."""
 
 
-def listener_on(port: int) -> Listener | None:
-    """Return who accepts connections to 127.0.0.1 at `port`, None if nobody does."""
+def listener_on(port: int, address: str = "127.0.0.1") -> Listener | None:
+    """Return who accepts connections to a loopback address at `port`, None if nobody does."""
+    wanted = {*_ANY, *_as_listed(address)}
     for table in _TABLES:
-        for address, uid, inode in _listening(table, port):
-            if address in _LOCAL:
+        for bound, uid, inode in _listening(table, port):
+            if bound in wanted:
                 return Listener(uid, _program(inode))
     return None
 
@@ -35,6 +31,14 @@ def listener_on(port: int) -> Listener | None:
 def users_listening(port: int) -> frozenset[int]:
     """Return the uids of all who accept connections at `port`, at whatever address of this machine."""
     return frozenset(uid for table in _TABLES for _, uid, _ in _listening(table, port))
+
+
+def _as_listed(address: str) -> tuple[str, ...]:
+    """Return how the kernel lists an address: 32 bits at a time in the machine's byte order, IPv4 also within IPv6."""
+    packed = ip_address(address).packed
+    words = "".join(packed[at : at + 4][:: 1 if byteorder == "big" else -1].hex() for at in range(0, len(packed), 4))
+    mapped = "0000FFFF" if byteorder == "big" else "FFFF0000"
+    return (words.upper(), f"{'0' * 16}{mapped}{words.upper()}") if len(packed) == 4 else (words.upper(),)
 
 
 def _listening(table: str, port: int) -> Iterator[tuple[str, int, str]]:

@@ -35,6 +35,7 @@ def observe(  # noqa: PLR0913 - each is one thing to look at
     timeout: float,
 ) -> Facts:
     """Return what is the case. Raise `ConfigurationError`."""
+    broker, is_locked = _broker(plan.wishes.broker_socket, timeout)
     return Facts(
         config=str(places.config),
         config_mode=places.config.stat().st_mode,
@@ -45,7 +46,8 @@ def observe(  # noqa: PLR0913 - each is one thing to look at
         at_proxy_port=listener_on(plan.wishes.proxy_port),
         at_openclaw_port=listener_on(plan.wishes.openclaw_port),
         answering=who_answers(plan.wishes.port, timeout),
-        broker=_broker(plan.wishes.broker_socket, timeout),
+        broker=broker,
+        is_locked=is_locked,
         uid=os.geteuid(),
         proxy_uids=frozenset(_proxy_uids(proxy_user)),
         commands=str(commands),
@@ -66,12 +68,13 @@ def token_variables(places: Places, config_text: str, environ: Mapping[str, str]
         yield str(file)
 
 
-def _broker(socket: str | None, timeout: float) -> Whoami | str:
+def _broker(socket: str | None, timeout: float) -> tuple[Whoami | GatepassError, bool]:
+    """Return what the broker says of this user, and whether it is locked."""
     try:
         with Client(socket, timeout) as client:
-            return client.whoami()
+            return client.whoami(), client.status().locked
     except GatepassError as error:
-        return error.message
+        return error, False
 
 
 def _proxy_uids(proxy_user: str | None) -> Iterator[int]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from gatepass.errors import ConfigurationError
-from gatepass.openclaw_setup.choose import Asked, Surroundings, choose, loopback_proxies
+from gatepass.openclaw_setup.choose import Asked, Surroundings, choose, loopback_proxies, reverse_proxies_in
 from gatepass.openclaw_setup.desired import ABSENT, TRUSTED_PROXY, Change, apply, changes, value_at
 from gatepass.openclaw_setup.foreign import read_configuration
 from gatepass.openclaw_setup.json5 import Node, parse
@@ -94,8 +94,13 @@ def _notes(root: Node, wishes: Wishes, old_tables: Mapping[str, Any]) -> Iterato
         names = ", ".join(removed)
         yield f"{names} no longer counts as a trusted proxy: with it every local program could be anybody{cure}"
     if isinstance(header, str) and header != wishes.user_header and not is_unguessable(header):
-        yield f"a reverse proxy that sends '{header}' has to send the new name, or run this with --user-header {header}"
-    if wishes.reverse_proxies and header != wishes.user_header:
+        # In the other way it is root's command that says this, and that has no such option.
+        other = f", or run this with --user-header {header}" if wishes.way == "front" else ""
+        yield (
+            f"a reverse proxy that sends '{header}' has to send the new name, which the proxy's configuration has as "
+            f"identity.user_header{other}"
+        )
+    if wishes.reverse_proxies and (header != wishes.user_header or _is_untold(wishes, old_tables)):
         yield (
             "your reverse proxy has to name the user in the header that the proxy's configuration calls "
             "identity.user_header, and to remove a client's own"
@@ -115,3 +120,9 @@ def _notes(root: Node, wishes: Wishes, old_tables: Mapping[str, Any]) -> Iterato
     identity = old_tables.get("identity", {})
     for user in set(identity.get("users", {}) if isinstance(identity, dict) else {}) - {wishes.user}:
         yield f"'{user}' stays in both configurations; remove it there if nobody logs in by that name"
+
+
+def _is_untold(wishes: Wishes, old_tables: Mapping[str, Any]) -> bool:
+    """Whether a reverse proxy is named that was not when the name of the header was made up."""
+    is_new = any(proxy not in reverse_proxies_in(old_tables) for proxy in wishes.reverse_proxies)
+    return is_new and is_unguessable(wishes.user_header)

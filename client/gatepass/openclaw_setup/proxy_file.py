@@ -52,9 +52,9 @@ def wanted_tables(existing: Mapping[str, Any], wishes: Wishes, uid: int) -> dict
     return tables
 
 
-def render(tables: Mapping[str, Any]) -> str:
-    """Return the tables as a file."""
-    return _HEAD + "".join(_table_lines((), tables))
+def render(tables: Mapping[str, Any], head: str = _HEAD) -> str:
+    """Return the tables as a file, with `head` above them."""
+    return head + "".join(_table_lines((), tables))
 
 
 def _reverse_proxy(proxy: ReverseProxy) -> dict[str, Json]:

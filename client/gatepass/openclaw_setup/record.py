@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from gatepass.errors import ConfigurationError
 from gatepass.openclaw_setup.desired import ABSENT
 from gatepass.openclaw_setup.restore import Written
+from gatepass.openclaw_setup.wishes import Way
 
 NAME: Final = "gatepass-setup.json"
 BACKUP_SUFFIX: Final = ".before-gatepass"
@@ -29,6 +30,8 @@ class Record(NamedTuple):
     """Whether somebody else changed the configuration between two setups: undoing keeps that."""
     written: tuple[Written, ...] = ()
     """What setup put into the configuration; nothing in the records of setups that did not note it."""
+    way: Way | None = None
+    """None in one from before this was noted."""
 
 
 def digest(text: str) -> str:

@@ -79,12 +79,12 @@ def _command(options: argparse.Namespace) -> int:
     manager = Manager.from_environment()
     with manager.slow_to_fail():
         settings = load(options.config)
-    if options.check:
-        print(f"{options.config}: no fault found; {_summary(settings)}")
-    elif options.print:
-        print(both_tables(settings), end="")
-    else:
-        _hold(settings, options, manager.notifier)
+        if options.check:
+            print(f"{options.config}: no fault found; {_summary(settings)}")
+        elif options.print:
+            print(both_tables(settings), end="")
+        else:
+            _hold(settings, options, manager.notifier)
     return DONE
 
 

@@ -48,7 +48,8 @@ def _check_addresses(listed: Iterable[str], redirected_to: Iterable[str]) -> Non
     for address in redirected_to:
         if address not in listed:
             raise ConfigurationError(
-                f'the redirect leads to {address} too, where the proxy does not listen; add "{address}"',
+                f'the redirect leads to {address} too, where the proxy does not listen; add "{address}", here and to '
+                "the socket unit, as 'gatepass-broker install' does",
                 where="listen.addresses",
             )
 

@@ -103,6 +103,18 @@ def test_undo_restores_content_and_mode(home: Home) -> None:
     assert "there is nothing to undo" in home.run("setup", "--undo").stderr
 
 
+def test_who_the_local_programs_are_and_how_is_what_was_said_last(home: Home) -> None:
+    """Both configurations keep whoever was said before, so nothing but the record tells; check goes by that."""
+    for user in (USER, "other@example.com", USER):
+        home.run("setup", "--write", "--loopback-user", user, "--way", "redirect", "--second-port", "789")
+        record = json.loads((home.directory / "state" / "gatepass-setup.json").read_text())
+        assert (record["user"], record["way"]) == (user, "redirect")
+    home.config.write_text(home.config.read_text().replace("port: 9", "port: 99"))
+    problems = [found["problem"] for found in json.loads(home.run("check", "--json").stdout)["findings"]]
+    assert "upstream.port is 9, and has to be 99 to agree with OpenClaw" in problems
+    assert not any("listen.port" in problem for problem in problems)
+
+
 def test_undo_leaves_what_somebody_else_changed(home: Home) -> None:
     home.write()
     home.proxy_file.write_text(home.proxy_file.read_text() + "\n[limits]\nwaiting = 9\n")

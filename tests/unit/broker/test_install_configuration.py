@@ -102,6 +102,12 @@ def test_the_proxy_takes_its_configuration() -> None:
     assert tables["redirect"] == {"proxy_user": "gatepass-gateway"}
 
 
+def test_the_proxys_file_names_the_command_that_keeps_it_and_not_the_one_that_keeps_a_persons() -> None:
+    text = gateway_text(None, gateway_tables({}, CHOSEN, REQUEST, 1000, REDIRECTED_TO), {}).decode()
+    assert "gatepass-broker install" in text
+    assert "gatepass openclaw setup" not in text
+
+
 def test_what_an_operator_has_added_stays_and_what_setup_owns_is_refreshed() -> None:
     existing: dict[str, Any] = {
         "listen": {"port": 1},
@@ -122,6 +128,15 @@ def test_what_an_operator_has_added_stays_and_what_setup_owns_is_refreshed() -> 
     assert tables["redirect"] == {"proxy_user": "gatepass-gateway", "allow_from": ["192.0.2.1"]}
     assert tables["keys"] == {"jwks_file": "/srv/keys.json"}
     assert tables["reverse_proxy"] == [{"user": "www-data", "unit": "nginx.service"}]
+
+
+@pytest.mark.parametrize(("said", "is_left"), [(None, True), ((), False)], ids=["nothing said", "none any more"])
+def test_a_reverse_proxy_that_was_named_by_hand_stays_unless_there_is_said_to_be_none(
+    said: tuple[ReverseProxy, ...] | None, is_left: bool
+) -> None:
+    request = Request(loopback_user=USER, reverse_proxies=said)
+    tables = gateway_tables({"reverse_proxy": [{"user": "www-data"}]}, CHOSEN, request, 1000, REDIRECTED_TO)
+    assert ("reverse_proxy" in tables) is is_left
 
 
 def test_a_file_that_says_the_same_keeps_every_byte() -> None:

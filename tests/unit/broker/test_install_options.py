@@ -15,8 +15,10 @@ from gatepass_broker.cli import main
         (["--purge"], "--purge goes with --undo"),
         (["--discard-changes", "--loopback-user", "d"], "--discard-changes goes with --undo"),
         (["--system", "--person"], "not allowed with argument"),
+        (["--reverse-proxy", "www-data", "--no-reverse-proxy"], "not allowed with argument"),
+        (["--undo", "--no-reverse-proxy"], "--reverse-proxy or --no-reverse-proxy has no part in it"),
         (["--port", "0"], "must be a number between 1 and 65535"),
-        (["--port", "x"], "invalid"),
+        (["--port", "x"], "must be a number between 1 and 65535"),
         (["--loopback", "d"], "unrecognized arguments"),
     ],
 )

@@ -116,7 +116,7 @@ def with_openclaw(layout: Layout, monkeypatch: pytest.MonkeyPatch, *running: str
     has_unit, listener = changes.pop("has_unit", True), changes.pop("listener", None)
     request = Request(loopback_user="d", openclaw_user="root", **changes)
     monkeypatch.setattr(module, "has_library", lambda _: True)
-    monkeypatch.setattr(module, "listener_on", lambda _: listener)
+    monkeypatch.setattr(module, "listener_on", lambda _, address: listener if address == "127.0.0.2" else None)
     monkeypatch.setattr(module, "state", lambda unit: UnitState(unit in running, False, unit in running, "", {}))
     openclaw = OpenClaw(Account("root", 0, 0, "/root"), request.unit, "person", {}, None, has_unit)
     return problems(Intention(layout, request, manifest, Blueprint("1-a", "1", 1, (), (), 0), openclaw, ()))
@@ -138,6 +138,7 @@ def test_the_unit_of_a_reverse_proxy_has_to_be_there(layout: Layout, monkeypatch
     named = (ReverseProxy("root", "ngnix.service"),)
     (problem,) = with_openclaw(layout, monkeypatch, reverse_proxies=named)
     assert "there is no system unit ngnix.service" in problem
+    assert "--no-reverse-proxy" in problem
     assert with_openclaw(layout, monkeypatch, "ngnix.service", reverse_proxies=named) == []
 
 
@@ -149,6 +150,8 @@ def test_an_openclaw_in_a_unit_of_another_name_is_asked_for(layout: Layout, monk
     assert with_openclaw(layout, monkeypatch, has_unit=False, manager="person") == []
     upgraded = Manifest(openclaw_set_up=True, request=Request(openclaw_user="root"))
     assert with_openclaw(layout, monkeypatch, has_unit=False, manifest=upgraded) == []
+    (problem,) = with_openclaw(layout, monkeypatch, has_unit=False, manifest=upgraded, openclaw_unit="claw.service")
+    assert "there is no unit claw.service" in problem, "the one that is tied to the redirect would not be any more"
 
 
 def test_another_openclaw_than_the_one_that_is_set_up_waits_for_an_undo(

@@ -96,27 +96,27 @@ def test_an_account_that_was_renamed_gets_its_openclaw_back(layout: Layout, monk
     assert "there is no user 'nobody-by-this-name' any more" in steps.notes[0]
 
 
-def test_while_openclaw_depends_on_it_nothing_is_removed(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half undone, the port would be shut to everybody, the reverse proxy too."""
+@pytest.mark.parametrize("discard_changes", [False, True])
+def test_nothing_is_taken_from_an_openclaw_that_cannot_be_put_back_unless_that_is_wanted(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, discard_changes: bool
+) -> None:
+    """Nobody would reach it: it would still believe the proxy alone, and the guard stays for that."""
 
-    def refuse(*_: object, **__: object) -> None:
-        raise ConfigurationError("gateway.trustedProxies was changed after setup")
+    def refused(*_: object, **__: object) -> None:
+        raise ConfigurationError("this was changed after setup")
 
     monkeypatch.setattr(openclaw, "state", lambda _: unit_state(""))
     monkeypatch.setattr(openclaw, "_persons_unit", lambda *_: unit_state(""))
-    monkeypatch.setattr(openclaw, "undo_setup", refuse)
-    own, installed = pwd.getpwuid(os.geteuid()).pw_name, layout.units / "x.service"
-    installed.parent.mkdir(parents=True)
-    installed.touch()
-    manifest = Manifest(request=Request(openclaw_user=own), openclaw_set_up=True, files={str(installed): ""})
-    steps = undone(layout, manifest)
-    assert len(steps.done) == len(steps.left) == 1
-    assert "--discard-changes" in steps.notes[0]
-    assert (installed.exists(), load(layout.manifest)) == (True, manifest)
-
-    steps = undone(layout, manifest, discard_changes=True)
+    monkeypatch.setattr(openclaw, "undo_setup", refused)
+    name = pwd.getpwuid(os.geteuid()).pw_name
+    layout.units.mkdir(parents=True)
+    unit = layout.units / "gatepass-broker.service"
+    unit.touch()
+    noted = Manifest(request=Request(openclaw_user=name), openclaw_set_up=True, files={str(unit): ""})
+    steps = undone(layout, noted, discard_changes=discard_changes)
     assert len(steps.left) == 1
-    assert (installed.exists(), layout.home.exists()) == (False, False)
+    assert (unit.exists(), layout.home.exists()) == (not discard_changes, not discard_changes)
+    assert any("--discard-changes" in note for note in steps.notes) is not discard_changes
 
 
 @pytest.mark.parametrize(

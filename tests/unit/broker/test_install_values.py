@@ -25,6 +25,13 @@ def test_what_was_said_once_is_kept_and_what_is_said_now_counts() -> None:
     )
 
 
+def test_a_reverse_proxy_is_kept_until_it_is_said_that_there_is_none() -> None:
+    named = Request(reverse_proxies=(ReverseProxy("www-data", "nginx.service"),))
+    assert Request().over(named) == named
+    none = Request(reverse_proxies=()).over(named)
+    assert (none.proxies, Request().over(none)) == ((), none)
+
+
 def test_defaults_are_not_remembered_as_if_they_had_been_said() -> None:
     request = Request(loopback_user="d")
     assert (request.unit, request.proxy_port) == ("openclaw-gateway.service", 789)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gatepass.errors import ErrorCode, GatepassError
 from gatepass.openclaw_setup.choose import Asked
 from gatepass.openclaw_setup.facts import Facts, Issue, Listener
 from gatepass.openclaw_setup.findings import Finding, findings
@@ -56,6 +57,7 @@ def facts(plan: Plan, **changes: Any) -> Facts:
         "at_openclaw_port": Listener(UID, "openclaw-gateway"),
         "answering": "proxy",
         "broker": Whoami(UID, UID, (), 4, "gatepass:here", grant),
+        "is_locked": False,
         "uid": UID,
         "proxy_uids": frozenset({0, UID, 990}),
         "commands": "/opt/bin",
@@ -130,10 +132,26 @@ def test_another_header_than_the_proxys_is_found_and_neither_is_told() -> None:
             "unset OPENCLAW_GATEWAY_TOKEN",
         ),
         (
-            {"broker": "only the group 'gatepass' may use /run/gatepass: 'sudo usermod -aG gatepass derek'"},
+            {
+                "broker": GatepassError(
+                    ErrorCode.PERMISSION, "only the group 'g' may use /run/g: 'sudo usermod -aG g d'"
+                )
+            },
             "broker",
-            "only the group 'gatepass' may use /run/gatepass: 'sudo usermod",
+            "only the group 'g' may use /run/g",
+            "'sudo usermod -aG g d'",
+        ),
+        (
+            {"broker": GatepassError(ErrorCode.UNREACHABLE, "no broker is running")},
+            "broker",
+            "no broker is running",
             f"gatepass-broker --loopback-user {USER}",
+        ),
+        (
+            {"is_locked": True},
+            "broker",
+            "an administrator has locked gatepass: nobody logs in",
+            "gatepass unlock",
         ),
         (
             {"broker": Whoami(UID, UID, (), 4, "gatepass:here", None)},
@@ -207,7 +225,11 @@ def test_ports_that_listen_are_not_enough(answering: str, problem: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "cure"),
     [
-        ({"broker": "no broker is running"}, "sudo systemctl restart gatepass-broker.socket gatepass-broker"),
+        (
+            {"broker": GatepassError(ErrorCode.UNREACHABLE, "no broker is running")},
+            "sudo systemctl restart gatepass-broker.socket gatepass-broker",
+        ),
+        ({"is_locked": True}, "sudo gatepass unlock"),
         ({"broker": Whoami(UID, UID, (), 4, "i", None)}, "a [[rule]] in /etc/gatepass/broker.toml"),
         (
             {"broker": Whoami(UID, UID, (), 4, "i", GrantedTerms("eve@example.com", ("openclaw",), "", 60))},
@@ -224,6 +246,21 @@ def test_ports_that_listen_are_not_enough(answering: str, problem: str) -> None:
 )
 def test_what_root_has_installed_is_mended_by_root(changes: dict[str, Any], cure: str) -> None:
     assert cure in only(made_plan(asked=AS_A_SERVICE), **changes).cure
+
+
+def test_a_port_of_openclaws_own_that_was_changed_since_is_mended_by_root_too() -> None:
+    """By the ports alone it would be taken for one with the port in front, and a person told to make it so."""
+    made = made_plan(asked=AS_A_SERVICE)
+    text = made.config_text.replace('"mode": "local"', '"mode": "local", "port": 19000', 1)
+    found = Found(
+        "/o/openclaw.json", text, "/o/gateway.toml", made.proxy_text, "/o/secret", UID, "/g", SCOPES, "b" * 32
+    )
+    plan = make_plan(found, Asked(user=USER, way="redirect"))
+    assert (plan.wishes.proxy_port, plan.wishes.openclaw_port) == (789, 19000)
+    problems = {finding.problem: finding.cure for finding in findings(plan, facts(plan))}
+    assert (
+        problems["upstream.port is 18789, and has to be 19000 to agree with OpenClaw"] == "sudo gatepass-broker install"
+    )
 
 
 @pytest.mark.parametrize(

@@ -21,4 +21,5 @@ def test_whoever_listens_at_any_address_is_found_and_only_who_takes_local_progra
         port = server.getsockname()[1]
         assert users_listening(port) == {os.geteuid()}
         assert (listener_on(port) is not None) is takes_local
+        assert listener_on(port, address.replace("0.0.0.0", "127.0.0.2")) is not None
     assert users_listening(port) == frozenset()

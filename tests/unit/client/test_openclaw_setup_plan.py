@@ -131,6 +131,10 @@ def test_a_name_that_nobody_is_known_to_send_becomes_unguessable() -> None:
     made = plan(behind_proxy(trustedProxies=["127.0.0.1"]))
     assert written(made)["gateway"]["auth"]["trustedProxy"]["userHeader"].endswith(RANDOM)
     assert any("'x-forwarded-user' has to send the new name" in note for note in made.notes)
+    assert any("--user-header x-forwarded-user" in note for note in made.notes)
+    by_root = plan(behind_proxy(trustedProxies=["127.0.0.1"]), way="redirect")
+    assert any("'x-forwarded-user' has to send the new name" in note for note in by_root.notes)
+    assert not any("--user-header" in note for note in by_root.notes), "gatepass-broker install has no such option"
 
 
 def test_a_reverse_proxy_of_this_machine_keeps_its_name_and_is_named_to_the_proxy() -> None:
@@ -141,7 +145,13 @@ def test_a_reverse_proxy_of_this_machine_keeps_its_name_and_is_named_to_the_prox
 
 
 def test_a_reverse_proxy_that_is_new_is_told_which_header_to_send() -> None:
-    assert any("calls identity.user_header" in note for note in plan(reverse_proxies=(ReverseProxy("www-data"),)).notes)
+    named = (ReverseProxy("www-data"),)
+    assert any("calls identity.user_header" in note for note in plan(reverse_proxies=named).notes)
+    # Nor is it told only if the header is new: setup may have made that up before the reverse proxy was named.
+    first = plan()
+    later = plan(first.config_text, first.proxy_text, reverse_proxies=named)
+    assert any("calls identity.user_header" in note for note in later.notes)
+    assert plan(later.config_text, later.proxy_text, reverse_proxies=named).notes == ()
 
 
 def test_the_unit_of_a_reverse_proxy_is_written_and_stays_whoever_named_it() -> None:

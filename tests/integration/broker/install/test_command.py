@@ -70,7 +70,8 @@ def test_what_is_missing_is_asked_for(fresh: Installer, options: list[str], mess
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, as undoing does")
 @pytest.mark.skipif(Path("/opt/gatepass/manifest.json").exists(), reason="gatepass is installed on this machine")
 def test_undoing_what_was_never_done_is_no_error(fresh: Installer) -> None:
-    for _ in range(2):
-        done = fresh.run("install", "--undo")
+    for options in ([], [], ["--dry-run"]):
+        done = fresh.run("install", "--undo", *options)
         assert done.returncode == 0, done.stderr
         assert "there is nothing to undo" in done.stdout
+        assert done.stdout.endswith("\nnothing to do\n")
