@@ -42,6 +42,13 @@ class House:
         broker.on_change(self._changed)
         broker.on_report(self._reported)
 
+    def at_once(self, uid: int | None) -> int:
+        """Return how many requests of one connection are answered before others have their turn.
+
+        What `limits` allow is shared by all connections of its user: many must not make the others wait longer.
+        """
+        return max(1, self.limits.pipelined // max(1, self.registry.held_by(uid)))
+
     def _changed(self, told: Message) -> None:
         """Tell every follower."""
         for connection in self.registry.everyone():
@@ -165,7 +172,8 @@ class Connection(asyncio.Protocol):
         awaiting = self._conversation.awaited is not None
         if self._writing_paused or self._more_scheduled or awaiting or self._transport.is_closing():
             return
-        replies, count = self._conversation.replies(self._house.limits.pipelined)
+        at_once = self._house.at_once(self.uid)
+        replies, count = self._conversation.replies(at_once)
         if replies:
             self._transport.write(replies)
         if self._conversation.closing:
@@ -174,7 +182,7 @@ class Connection(asyncio.Protocol):
         if self._conversation.awaited is not None:
             self._await_followers()
             return
-        if count == self._house.limits.pipelined:
+        if count == at_once:
             self._more_scheduled = True
             self._loop.call_soon(self._serve_more)
         elif self._ended and not self._writing_paused:

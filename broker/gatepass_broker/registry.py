@@ -51,6 +51,10 @@ class Registry(Generic[EntryT]):
         """Return all connections."""
         return [entry for entries in self._by_uid.values() for entry in entries]
 
+    def held_by(self, uid: int | None) -> int:
+        """Return how many connections `uid` has."""
+        return len(self._by_uid.get(uid, ()))
+
     def admit(self, entry: EntryT) -> Admission[EntryT]:
         """Take `entry` in, if need be in the place of another.
 

@@ -58,7 +58,7 @@ class LimitsTable(_Table, frozen=True):
     idle_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 60
     """For a connection without a request. Followers of the keys are exempt."""
     pipelined: Count = 32
-    """Requests of one connection that are answered before others have their turn."""
+    """Requests of one connection that are answered before others have their turn. The user's connections share them."""
 
 
 class JournalTable(_Table, frozen=True):

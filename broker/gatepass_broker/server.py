@@ -18,7 +18,7 @@ import anyio.to_thread
 import structlog
 
 from gatepass.clock import Moment, now
-from gatepass.daemon.pulse import Queue, keep_manager_informed
+from gatepass.daemon.pulse import Queue, keep_manager_informed, tell
 from gatepass.daemon.safe_paths import check_directory, make_directory
 from gatepass.daemon.systemd import Manager
 from gatepass.frames import Message
@@ -165,7 +165,7 @@ async def run(
     with anyio.open_signal_receiver(signal.SIGHUP, signal.SIGTERM, signal.SIGINT) as signals:
         async with running(settings, version, manager=manager) as server, anyio.create_task_group() as tasks:
             tasks.start_soon(server.turn_keys)
-            manager.notifier.ready(server.status)
+            await tell(manager.notifier, manager.notifier.ready, server.status)
             still_answers = partial(answers, server.house)
             tasks.start_soon(
                 keep_manager_informed, manager.notifier, lambda: server.status, still_answers, server.queues
@@ -177,7 +177,7 @@ async def run(
                     break
                 manager.notifier.reloading()
                 await _reload(server, reload)
-                manager.notifier.ready(server.status)
+                await tell(manager.notifier, manager.notifier.ready, server.status)
             manager.notifier.stopping()
             tasks.cancel_scope.cancel()
 

@@ -6,11 +6,11 @@ Asked of the kernel, once, when a connection is accepted. What cannot be learned
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from gatepass_gateway.original_destination import numeric, original_destination
-from gatepass_gateway.sock_diag import OwnedSocket, SockDiag
+from gatepass_gateway.sock_diag import Address, OwnedSocket, SockDiag
 from gatepass_gateway.trusted_proxy import UNKNOWN_CLIENT, Client
 from gatepass_gateway.units import Units
 
@@ -43,8 +43,17 @@ class Clients:
         self._units = units or Units.of_this_machine()
 
     def at_other_end(self, connection: socket.socket) -> Client:
-        """Return who has the other end of an accepted TCP connection. Ask before anything of it is read."""
-        owner = self._owner(connection)
+        """Return who has the other end of an accepted TCP connection. Ask before anything of it is read.
+
+        It takes the longer the more connections the machine has, of which any user can make many.
+        """
+        return self._client(self._owner(connection, self._sock_diag.connected))
+
+    def seems_at_other_end(self, connection: socket.socket) -> Client:
+        """Return at once whom to count a connection for: `at_other_end` says the same, or that nobody can tell."""
+        return self._client(self._owner(connection, self._sock_diag.seems_connected))
+
+    def _client(self, owner: OwnedSocket | None) -> Client:
         if owner is None:
             return UNKNOWN_CLIENT
         is_reverse_proxy = any(self._is_of(proxy, owner) for proxy in self._reverse_proxies)
@@ -55,7 +64,9 @@ class Clients:
             return False
         return proxy.unit is None or self._units.hold(proxy.unit, owner.cgroup)
 
-    def _owner(self, connection: socket.socket) -> OwnedSocket | None:
+    def _owner(
+        self, connection: socket.socket, find: Callable[[Address, Address], OwnedSocket | None]
+    ) -> OwnedSocket | None:
         try:
             client, here = numeric(connection.getpeername()), numeric(connection.getsockname())
             destination = original_destination(connection)
@@ -63,7 +74,7 @@ class Clients:
                 # Where two destinations lead to one port, the kernel may change a client's source port, to one that
                 # somebody else has towards the same destination. Only the rules of [redirect] let no such client in.
                 return None
-            owner = self._sock_diag.connected(client, destination)
+            owner = find(client, destination)
             # Only while it is there can nobody else have its addresses.
             connection.getpeername()
         except OSError:

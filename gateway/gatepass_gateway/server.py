@@ -19,7 +19,7 @@ from h11 import SERVER
 
 from gatepass.clock import Moment, now
 from gatepass.daemon.logs import SeldomPerKey
-from gatepass.daemon.pulse import Queue, keep_manager_informed
+from gatepass.daemon.pulse import Queue, keep_manager_informed, tell
 from gatepass.daemon.safe_paths import make_directory
 from gatepass.daemon.systemd import Inherited, Notifier
 from gatepass_gateway.authenticator import Authenticator
@@ -32,7 +32,8 @@ from gatepass_gateway.http_connection import serve_client
 from gatepass_gateway.http_peer import BROKEN, HttpPeer
 from gatepass_gateway.keys import JwksFileKeys, TrustSource
 from gatepass_gateway.listeners import listeners
-from gatepass_gateway.pulse import answers
+from gatepass_gateway.lookout import Lookout
+from gatepass_gateway.pulse import Pulse
 from gatepass_gateway.refused import RefusedError
 from gatepass_gateway.sessions import Sessions
 from gatepass_gateway.shares import Shares
@@ -75,7 +76,12 @@ async def run(
         source = _source(settings, sessions, clock)
         authenticator = Authenticator(settings.audience, settings.policy, source, logins, clock=clock)
         gate = _gate(settings, authenticator, sessions, sock_diag)
-        proxy = _Proxy(settings, gate, Clients(sock_diag, settings.reverse_proxies, settings.redirected_port))
+        clients_by = partial(
+            Clients, reverse_proxies=settings.reverse_proxies, redirected_port=settings.redirected_port
+        )
+        # A thread asks, too, with a netlink socket of its own.
+        lookout = Lookout(clients_by(sock_diag), clients_by(parts.enter_context(SockDiag())))
+        proxy = _Proxy(settings, gate, lookout)
         async with anyio.create_task_group() as clients:
             async with anyio.create_task_group() as tasks:
                 for part in (sessions, logins, source):
@@ -83,7 +89,7 @@ async def run(
                 queues = [Queue(listener) for listener in listening]
                 for listener, queue in zip(listening, queues, strict=True):
                     tasks.start_soon(proxy.accept_from, listener, queue, clients)
-                _tell(notifier, proxy, settings, queues, tasks)
+                await _tell(notifier, proxy, Pulse(settings.listen[0], sock_diag, queues), tasks)
                 ready(settings)
                 await _stop_signal()
                 tasks.cancel_scope.cancel()
@@ -92,20 +98,19 @@ async def run(
             clients.cancel_scope.deadline = anyio.current_time() + _DRAIN_SECONDS
 
 
-def _tell(notifier: Notifier, proxy: _Proxy, settings: Settings, queues: Sequence[Queue], tasks: TaskGroup) -> None:
+async def _tell(notifier: Notifier, proxy: _Proxy, pulse: Pulse, tasks: TaskGroup) -> None:
     """Tell the service manager that the proxy serves, and from now on how it is."""
-    notifier.ready(proxy.status)
-    still_answers = partial(answers, settings.listen[0])
-    tasks.start_soon(keep_manager_informed, notifier, lambda: proxy.status, still_answers, queues)
+    await tell(notifier, notifier.ready, proxy.status)
+    tasks.start_soon(keep_manager_informed, notifier, lambda: proxy.status, pulse.answers, pulse.queues)
 
 
 class _Proxy:
     """Takes connections: who is it, and is there room?"""
 
-    def __init__(self, settings: Settings, gate: Gate, clients: Clients) -> None:
+    def __init__(self, settings: Settings, gate: Gate, lookout: Lookout) -> None:
         limits = settings.limits
         self._gate = gate
-        self._clients = clients
+        self._lookout = lookout
         self._no_room = SeldomPerKey("no_room")
         in_all = min(limits.connections, _connections_possible())
         # A user's part stays the same: few files must not be one user's.
@@ -142,30 +147,49 @@ class _Proxy:
             clients.start_soon(self._serve, connection)
 
     async def _serve(self, connection: socket.socket) -> None:
-        """Serve one client. Who it is is asked once, here: no connection exists further in without an answer."""
-        client = self._clients.at_other_end(connection)
-        try:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            stream = await SocketStream.from_socket(connection)
-        except (OSError, ValueError):  # reset already: anyio calls what has no peer a wrong argument
-            connection.close()
-            return
+        """Serve one client. Who it is is asked once, here: no connection exists further in without an answer.
+
+        A user who holds all places is refused before the kernel is asked at length.
+        """
+        seems, refusal = self._lookout.first_sight(connection), None
+        with ExitStack() as held:
+            try:
+                held.enter_context(self._connections.hold(seems, shared=seems.is_reverse_proxy))
+            except RefusedError as error:
+                refusal = error
+            client = seems if refusal else await self._lookout.who(connection, seems)
+            if stream := await _stream(connection):
+                await self._serve_until_broken(stream, client, refusal)
+
+    async def _serve_until_broken(self, stream: SocketStream, client: Client, refusal: RefusedError | None) -> None:
         try:
             async with stream:
-                await self._serve_stream(stream, client)
+                await self._serve_stream(stream, client, refusal)
         except BROKEN:
             return
         except Exception:  # noqa: BLE001
             # A fault of ours ends this connection, not everybody's.
             _log.exception("fault", uid=client.uid)
 
-    async def _serve_stream(self, stream: SocketStream, client: Client) -> None:
-        try:
-            with self._connections.hold(client, shared=client.is_reverse_proxy):
-                await serve_client(stream, client, self._gate)
-        except RefusedError as error:
-            self._no_room.warn(client.account, uid=client.uid)
-            await HttpPeer(stream, SERVER).refuse(error, linger=False)
+    async def _serve_stream(self, stream: SocketStream, client: Client, refusal: RefusedError | None) -> None:
+        if refusal is None:
+            await serve_client(stream, client, self._gate)
+            return
+        self._no_room.warn(client.account, uid=client.uid)
+        await HttpPeer(stream, SERVER).refuse(refusal, linger=False)
+
+
+async def _stream(connection: socket.socket) -> SocketStream | None:
+    """Return a stream of an accepted connection, None if that is gone."""
+    try:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return await SocketStream.from_socket(connection)
+    except (OSError, ValueError):  # reset already: anyio calls what has no peer a wrong argument
+        connection.close()
+        return None
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _gate(settings: Settings, authenticator: Authenticator, sessions: Sessions, sock_diag: SockDiag) -> Gate:

@@ -84,10 +84,18 @@ class SockDiag:
         uid 0, which would make its former owner root. The uid of an unmapped user is unknown too, and so is who has an
         end that another socket has as well: ask before anything is sent.
         """
+        found = self.seems_connected(local, remote)
+        return found if found is not None and self._is_only_one(local, remote) else None
+
+    def seems_connected(self, local: Address, remote: Address) -> OwnedSocket | None:
+        """Return what `connected` does if no other socket has that end too. Any user can make that look-up slow."""
         found = self._find(local, remote, _ESTABLISHED)
-        if found is None or found.inode == 0 or found.uid == _OVERFLOW_UID or not self._is_only_one(local, remote):
-            return None
-        return found
+        return None if found is None or found.inode == 0 or found.uid == _OVERFLOW_UID else found
+
+    def is_accepted(self, local: Address, remote: Address) -> bool:
+        """Whether the end at `local` of the connection to `remote` waits in no listener's queue any more."""
+        found = self._find(local, remote, _ESTABLISHED)
+        return found is not None and found.inode != 0
 
     def taken_by(self, uid: int, local: Address, remote: Address) -> bool:
         """Whether the end at `local` of the connection to `remote` waits to be accepted, or is a socket of `uid`.

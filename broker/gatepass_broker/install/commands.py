@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -11,6 +14,8 @@ from gatepass.errors import ErrorCode, GatepassError
 
 TIMEOUT: Final = 120.0
 """Seconds. The slowest, a service that starts, is given 30 by its unit."""
+
+_PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
 
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """sudo and su differ about it, and `userdel` lies in sbin."""
@@ -48,7 +53,8 @@ def complete(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, whatever that is. Raise `CommandError` if it cannot be run, or takes too long.
 
-    With an `identity` root is given up for good before the command begins.
+    With an `identity` root is given up for good before the command begins. It ends with this process, SIGKILL included:
+    else it could do what the next run, or an undoing, takes for not done.
     """
     try:
         return subprocess.run(
@@ -66,11 +72,24 @@ def complete(
             group=identity.gid if identity else None,
             extra_groups=list(identity.groups) if identity else None,
             umask=0o077 if identity else 0o022,
+            preexec_fn=_ends_with(os.getpid()),  # there are no threads
         )
     except subprocess.TimeoutExpired:
         raise CommandError(f"`{shown(command)}` took more than {timeout:.0f} s") from None
     except OSError as error:
         raise CommandError(f"`{command[0]}` cannot be run: {error.strerror}") from None
+
+
+def _ends_with(parent: int) -> Callable[[], None]:
+    """Return what has a new process killed when `parent` ends, be it before that could be asked for."""
+    prctl = ctypes.CDLL(None).prctl
+
+    def prepare() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return prepare
 
 
 def shown(command: tuple[str | Path, ...]) -> str:

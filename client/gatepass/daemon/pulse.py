@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import anyio
+import anyio.to_thread
 import structlog
 
 from gatepass.daemon.systemd import Notifier
@@ -35,6 +36,12 @@ class Queue:
         return before is not None and before == self._waited_at
 
 
+async def tell(notifier: Notifier, say: Callable[..., None], *what: str) -> None:
+    """Have `say`, a method of `notifier`, wait in a thread until the manager takes it: others are served meanwhile."""
+    if notifier.is_managed:
+        await anyio.to_thread.run_sync(say, *what, abandon_on_cancel=True)
+
+
 async def keep_manager_informed(
     notifier: Notifier,
     status: Callable[[], str],
@@ -57,12 +64,10 @@ async def keep_manager_informed(
 
 
 async def _keep_status_true(notifier: Notifier, status: Callable[[], str]) -> None:
-    told = status()
     while True:
         await anyio.sleep(STATUS_SECONDS)
-        if (current := status()) != told:
-            told = current
-            notifier.status(told)
+        if (current := status()) != notifier.told:
+            notifier.status(current)
 
 
 async def _pet_while_it_answers(
@@ -73,7 +78,7 @@ async def _pet_while_it_answers(
         answered = await answers(interval)
         stuck = [queue for queue in queues if queue.stands_still()]  # looked at after the loop has turned
         if answered and not stuck:
-            notifier.alive()
+            await tell(notifier, notifier.alive)
         if stuck:
             _log.error("nobody is let in, and somebody waits", sockets=len(stuck))
         await anyio.sleep_until(next_beat)

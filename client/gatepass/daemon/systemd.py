@@ -10,6 +10,7 @@ import array
 import os
 import socket
 import stat
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,12 @@ _FIRST_DESCRIPTOR: Final = 3
 
 FAILURE_SECONDS: Final = 3.0
 """How long a service that cannot start takes to end, when clients may be waiting for it."""
+
+PATIENCE_SECONDS: Final = 5
+"""How long news that must not be lost wait for room. Any user may write to the manager's socket, and so fill it."""
+
+
+_TIMEVAL: Final = struct.Struct("@ll")
 
 
 class Inherited(NamedTuple):
@@ -53,7 +60,8 @@ def inherited_descriptors() -> list[Inherited]:
 class Notifier:
     """Tells the service manager how the service is. Where there is none, every method does nothing.
 
-    Nothing here raises: a manager that does not listen must not end the service.
+    Nothing here raises: a manager that does not listen must not end the service. What it counts on (`ready`, `alive`,
+    `forget`) waits for room, in vain for `PATIENCE_SECONDS` at most: not to be called where others are served.
     """
 
     def __init__(self, address: str | None, watchdog_seconds: float | None = None) -> None:
@@ -62,6 +70,8 @@ class Notifier:
         self._address = address
         self.has_served = False
         """Whether `ready` was said."""
+        self.told = ""
+        """The status that was said last."""
 
     @classmethod
     def from_environment(cls) -> Notifier:
@@ -80,11 +90,12 @@ class Notifier:
 
     def ready(self, status: str) -> None:
         """Say that the service serves, at first or after `reloading`."""
-        self.has_served = True
-        self._send(f"READY=1\nSTATUS={status}")
+        self.has_served, self.told = True, status
+        self._send(f"READY=1\nSTATUS={status}", waits=True)
 
     def status(self, status: str) -> None:
         """Say in one line how the service is; `systemctl status` shows it."""
+        self.told = status
         self._send(f"STATUS={status}")
 
     def reloading(self) -> None:
@@ -99,7 +110,7 @@ class Notifier:
 
     def alive(self) -> None:
         """Reset the watchdog."""
-        self._send("WATCHDOG=1")
+        self._send("WATCHDOG=1", waits=True)
 
     def keep(self, name: str, descriptor: int) -> None:
         """Have the manager keep a file until `forget`, through restarts and crashes; it is inherited under `name`.
@@ -110,16 +121,18 @@ class Notifier:
 
     def forget(self, name: str) -> None:
         """Have the manager close what it keeps under `name`."""
-        self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+        self._send(f"FDSTOREREMOVE=1\nFDNAME={name}", waits=True)
 
-    def _send(self, message: str, *descriptors: int) -> None:
+    def _send(self, message: str, *descriptors: int, waits: bool = False) -> None:
         if self._address is None:
             return
         address = f"\0{self._address[1:]}" if self._address.startswith("@") else self._address
         passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to_manager:
-            # Who serves does not wait for a manager that is busy; a file is worth waiting for, or it would be lost.
-            waiting = 0 if descriptors else socket.MSG_DONTWAIT
+            # A file is worth waiting for without end, or it would be lost.
+            waiting = 0 if descriptors or waits else socket.MSG_DONTWAIT
+            if not descriptors:
+                to_manager.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(PATIENCE_SECONDS, 0))
             to_manager.sendmsg([message.encode()], passed, socket.MSG_NOSIGNAL | waiting, address)
 
 

@@ -17,8 +17,10 @@ from websockets.frames import Frame, Opcode
 
 from gatepass.errors import ConfigurationError
 from gatepass_gateway import upstream
+from gatepass_gateway.clients import Clients
 from gatepass_gateway.listeners import listeners
 from gatepass_gateway.sock_diag import SockDiag
+from gatepass_gateway.trusted_proxy import Client
 from support.gateway import (
     UPGRADE,
     acting_as,
@@ -291,6 +293,43 @@ async def test_a_hundred_idle_upgrades_of_one_user_keep_no_other_user_out(tmp_pa
         async with gateway.login():
             pass
         assert gateway.upstream.most_waiting <= 8
+
+
+@pytest.mark.parametrize("mark", [pytest.param(None, marks=root)])
+async def test_who_makes_it_slow_to_look_at_connections_waits_for_that_himself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mark: None
+) -> None:
+    """As it is where the kernel's table of connections is full of theirs."""
+    looked_at = slow_to_look(monkeypatch)
+    async with running_gateway(tmp_path) as gateway, AsyncExitStack() as held:
+        for _ in range(60):
+            await held.enter_async_context(client_of(gateway.port, OTHER_UID))
+        begun = time.monotonic()
+        assert (await gateway.get("/echo", bearer(gateway.token()))).json()["identity"] == USER
+        assert time.monotonic() - begun < 1.5
+        assert len(looked_at) < 30
+
+
+async def test_who_has_no_place_left_is_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at = slow_to_look(monkeypatch)
+    async with running_gateway(tmp_path, limits={"connections_per_uid": 1}) as gateway, raw_client(gateway.port):
+        for _ in range(3):
+            async with raw_client(gateway.port) as stream:
+                assert b" 503 " in await read_until(stream, b"\r\n")
+    assert len(looked_at) == 1
+
+
+def slow_to_look(monkeypatch: pytest.MonkeyPatch) -> list[socket.socket]:
+    """Let it take 0.1 s to see that a connection has one owner. Return those of which that was asked."""
+    looked_at, look = list[socket.socket](), Clients.at_other_end
+
+    def slowly(clients: Clients, connection: socket.socket) -> Client:
+        looked_at.append(connection)
+        time.sleep(0.1)
+        return look(clients, connection)
+
+    monkeypatch.setattr(Clients, "at_other_end", slowly)
+    return looked_at
 
 
 async def test_idle_upgrades_end_and_their_places_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +102,11 @@ async def test_many_pipelined_requests_are_answered_in_order(tmp_path: Path) -> 
         assert await in_thread(talk) == list(range(1, 501))
 
 
-async def test_one_client_gets_so_many_answers_in_a_row_and_no_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("connections", "in_a_row"), [(1, 8), (3, 2), (20, 1)])
+async def test_one_user_gets_so_many_answers_in_a_row_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, connections: int, in_a_row: int
 ) -> None:
-    """Attack 31: whatever one client has sent, others have their turn after `pipelined` replies."""
+    """Attack 31: whatever one user has sent, on many connections even, others have their turn after `pipelined`."""
     counts: list[int] = []
     replies = Conversation.replies
 
@@ -117,13 +119,18 @@ async def test_one_client_gets_so_many_answers_in_a_row_and_no_more(
     async with running_broker(tmp_path, limits={"pipelined": 8}) as broker:
 
         def talk() -> None:
-            with RawClient(broker.socket) as client:
-                client.send(b"".join(encode_frame({"v": 1, "id": n, "op": "whoami"}) for n in range(1, 101)))
-                for _ in range(100):
-                    assert client.receive()
+            with ExitStack() as opened:
+                clients = [opened.enter_context(RawClient(broker.socket)) for _ in range(connections)]
+                for client in clients:  # each is answered, and so counted as open, before there is more to do
+                    assert client.ask(op="whoami")
+                for client in clients:
+                    client.send(b"".join(encode_frame({"v": 1, "id": n, "op": "whoami"}) for n in range(1, 51)))
+                for client in clients:
+                    for _ in range(50):
+                        assert client.receive()
 
         await in_thread(talk)
-    assert max(counts) == 8
+    assert max(counts) == in_a_row
 
 
 async def test_hundred_callers_at_once_each_get_their_own_token(tmp_path: Path) -> None:

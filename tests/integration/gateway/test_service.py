@@ -23,7 +23,6 @@ from gatepass.clock import Moment, now
 from gatepass.daemon import pulse
 from gatepass.daemon.systemd import Notifier
 from gatepass_gateway import listeners, server
-from gatepass_gateway.trusted_proxy import Client
 from support.fake_broker import running_followed
 from support.gateway import (
     ISSUER,
@@ -284,7 +283,7 @@ async def _hang(_: object, connection: object, *__: object) -> None:
             connection.close()
 
 
-async def _hang_up(_: object, stream: SocketStream, __: Client) -> None:
+async def _hang_up(_: object, stream: SocketStream, *__: object) -> None:
     await stream.aclose()
 
 
@@ -304,6 +303,22 @@ async def test_a_proxy_that_serves_nobody_is_not_petted_though_its_loop_runs(
         await eventually(lambda: [entry["event"] for entry in gateway.logs].count(unanswered) >= 2)
         manager.drain()
         assert manager.told == []
+
+
+async def _let_others_in(_: object, __: object, queue: pulse.Queue, ___: object) -> None:
+    while True:
+        await anyio.sleep(0.01)
+        queue.taken += 1
+
+
+async def test_a_proxy_with_a_long_queue_is_petted_as_long_as_that_moves(
+    tmp_path: Path, manager: TestManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any user can make a queue so long that what the proxy asks itself is not let in in time."""
+    monkeypatch.setattr(server._Proxy, "accept_from", _let_others_in)
+    async with told_by_gateway(tmp_path, manager, 2):
+        for _ in range(3):
+            await heard(manager, "WATCHDOG=1")
 
 
 async def test_a_proxy_that_takes_nobody_is_not_petted_when_its_queue_is_full_either(

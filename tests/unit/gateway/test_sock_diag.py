@@ -45,6 +45,14 @@ def uid_at_other_end(diag: SockDiag, accepted: socket.socket) -> int | None:
     return None if found is None else found.uid
 
 
+def test_what_waits_for_a_listener_is_not_accepted(sock_diag: SockDiag) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
+        assert not sock_diag.is_accepted(listener.getsockname(), client.getsockname())
+        accepted, _ = listener.accept()
+        with accepted:
+            assert sock_diag.is_accepted(listener.getsockname(), client.getsockname())
+
+
 @pytest.mark.parametrize(
     ("family", "host", "server"),
     [
