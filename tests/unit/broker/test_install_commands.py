@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,20 +22,28 @@ complete(("sh", "-c", line, "sh", sys.argv[2]), environment={"PATH": "/usr/bin:/
 """
 
 
+@pytest.fixture
+def everybodys() -> Iterator[Path]:
+    """A directory that every user can write to, unlike those of pytest."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
 @pytest.mark.parametrize(
     "uid",
     [0, pytest.param(33, marks=[pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="runs as another")])],
 )
 def test_a_command_ends_with_who_runs_it_and_does_nothing_behind_the_back_of_the_next_run(
-    tmp_path: Path, uid: int
+    everybodys: Path, uid: int
 ) -> None:
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o777 if directory == tmp_path else 0o755)
-    with subprocess.Popen([sys.executable, "-c", BEGIN, str(uid), str(tmp_path)]) as run:
-        limit = time.monotonic() + 10
-        while not (tmp_path / "begun").exists():
-            assert time.monotonic() < limit
-            time.sleep(0.01)
-        run.kill()
+    with subprocess.Popen([sys.executable, "-c", BEGIN, str(uid), str(everybodys)]) as run:
+        try:
+            limit = time.monotonic() + 10
+            while not (everybodys / "begun").exists():
+                assert time.monotonic() < limit
+                time.sleep(0.01)
+        finally:
+            run.kill()
     time.sleep(1.5)
-    assert not (tmp_path / "done").exists()
+    assert not (everybodys / "done").exists()
