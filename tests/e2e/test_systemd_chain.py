@@ -167,6 +167,17 @@ def test_a_token_is_its_owners_at_every_address_and_nobody_elses(chain: Chain, h
     assert "issued to another user" in stolen.text
 
 
+def test_the_proxy_is_known_by_its_mark_where_the_kernel_answers_for_it(chain: Chain) -> None:
+    """As it does, without a socket, while any user has many connections half open (SYN cookies)."""
+    token = chain.token("openclaw")
+    chain.machine.shell("echo 2 >/proc/sys/net/ipv4/tcp_syncookies")
+    try:
+        for host in OWN_ADDRESSES:
+            assert chain.ask(chain.account("openclaw"), [bearer(token)], host).status == 200
+    finally:
+        chain.machine.shell("echo 1 >/proc/sys/net/ipv4/tcp_syncookies")
+
+
 def test_a_person_comes_in_through_nginx_as_before(chain: Chain) -> None:
     with chain.machine.bridge_container() as container:
         answer = chain.nginx.ask(container, [("Cookie", SESSION)])
