@@ -85,7 +85,7 @@ class Server:
         """How the broker is, in one line for the operator."""
         state = self.broker.state
         rules, connections = len(self.settings.rules.rules), len(self.house.registry)
-        counts = f"{rules} rules; {state.issued} tokens issued, {state.refused} refused; {connections} connections"
+        counts = f"rules: {rules}; tokens issued: {state.issued}, refused: {state.refused}; connections: {connections}"
         if state.locked:
             counts += "; locked: nothing is issued"
         if not self.broker.is_all_recorded:

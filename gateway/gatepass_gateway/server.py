@@ -123,7 +123,7 @@ class _Proxy:
         source = self._gate.authenticator.source
         trust = source.current
         known = f"keys of {trust.keys.issuer or 'the broker'} known" if trust.keys.table else _NO_KEYS
-        parts = [f"{self._connections.held} connections, {self._gate.sessions.open} sessions", known]
+        parts = [f"connections: {self._connections.held}, sessions: {self._gate.sessions.open}", known]
         if trust.standing.locked:
             parts.append("locked: nobody logs in")
         if source.complaint:

@@ -54,7 +54,7 @@ def test_who_is_in_the_group_and_in_no_rule_is_denied(machine: Machine) -> None:
 
 def test_the_operator_sees_how_the_broker_is(machine: Machine) -> None:
     machine.run("gatepass", "token", user="derek")
-    machine.wait_until(lambda: "1 rules" in machine.property(BROKER, "StatusText"), timeout=10)
+    machine.wait_until(lambda: "rules: 1;" in machine.property(BROKER, "StatusText"), timeout=10)
     before = machine.property(BROKER, "MainPID")
     machine.systemctl("reload", BROKER)
     assert machine.property(BROKER, "MainPID") == before

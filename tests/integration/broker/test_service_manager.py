@@ -110,7 +110,7 @@ def test_what_is_handed_to_another_process_is_left_alone(
 
 def test_the_manager_is_told_of_start_reload_and_stop(manager: TestManager, broker: BrokerProcess) -> None:
     broker.start(**manager.service())
-    assert "1 rules; 0 tokens issued" in manager.listen("READY=1")["STATUS"]
+    assert "rules: 1; tokens issued: 0" in manager.listen("READY=1")["STATUS"]
 
     broker.config.write_text("[broker\n")
     broker.signal(signal.SIGHUP)
@@ -120,7 +120,7 @@ def test_the_manager_is_told_of_start_reload_and_stop(manager: TestManager, brok
     broker.write_config(broker_tables(broker.directory, rules=[own_rule(), own_rule(name="more")]))
     broker.signal(signal.SIGHUP)
     manager.listen("RELOADING=1")
-    assert manager.listen("READY=1")["STATUS"].startswith("2 rules")
+    assert manager.listen("READY=1")["STATUS"].startswith("rules: 2;")
 
     broker.stop()
     manager.listen("STOPPING=1")

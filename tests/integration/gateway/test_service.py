@@ -94,7 +94,7 @@ async def test_the_sockets_handed_over_are_served_and_the_manager_is_told(tmp_pa
         await heard(manager, "STOPPING=1")
 
         assert await gateway.wait() == 0
-        assert told["STATUS"] == f"0 connections, 0 sessions; keys of {ISSUER} known"
+        assert told["STATUS"] == f"connections: 0, sessions: 0; keys of {ISSUER} known"
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
@@ -204,8 +204,8 @@ async def test_the_status_says_how_many_there_are_when_that_changes(
     known = f"keys of {ISSUER} known"
     async with told_by_gateway(tmp_path, manager) as gateway:
         async with gateway.login(), raw_client(gateway.port):
-            await heard(manager, f"STATUS=2 connections, 1 sessions; {known}")
-        await heard(manager, f"STATUS=0 connections, 0 sessions; {known}")
+            await heard(manager, f"STATUS=connections: 2, sessions: 1; {known}")
+        await heard(manager, f"STATUS=connections: 0, sessions: 0; {known}")
         await anyio.sleep(0.3)
         manager.drain()
         assert manager.told == []
@@ -215,7 +215,7 @@ async def test_without_keys_the_status_says_that_no_token_counts(tmp_path: Path,
     notifier = Notifier(str(tmp_path / "notify.sock"))
     async with running_gateway(tmp_path, notifier=notifier, keys={"broker_socket": str(tmp_path / "none.sock")}):
         told = await heard(manager, "READY=1")
-    assert told["STATUS"] == "0 connections, 0 sessions; no key known yet: no token counts"
+    assert told["STATUS"] == "connections: 0, sessions: 0; no key known yet: no token counts"
 
 
 async def test_the_status_says_that_it_is_locked_and_that_the_broker_is_away(
@@ -227,7 +227,7 @@ async def test_the_status_says_that_it_is_locked_and_that_the_broker_is_away(
     def clock() -> Moment:
         return started._replace(boottime=started.boottime + passed[0])
 
-    start = f"STATUS=0 connections, 0 sessions; keys of {ISSUER} known"
+    start = f"STATUS=connections: 0, sessions: 0; keys of {ISSUER} known"
     async with running_followed(tmp_path, notifier=notifier, clock=clock) as (_, broker):
         await heard(manager, start)
         await broker.lock()
