@@ -97,19 +97,17 @@ class SockDiag:
         found = self._find(local, remote, _ESTABLISHED)
         return found is not None and found.inode != 0
 
-    def taken_by(self, uid: int, local: Address, remote: Address) -> bool:
+    def taken_by(self, uid: int, local: Address, remote: Address) -> bool | None:
         """Whether the end at `local` of the connection to `remote` waits to be accepted, or is a socket of `uid`.
+
+        None if nobody has that end.
 
         A connection need not have been taken by the listener: a socket that is bound to its port and dials our port
         at the same time gets it (simultaneous open, RFC 9293 section 3.5). That one has an inode and its owner's uid;
         what waits in a listener's queue has no inode yet.
         """
         found = self._find(local, remote, _ESTABLISHED)
-        return found is not None and (found.inode == 0 or found.uid == uid)
-
-    def is_there(self, local: Address, remote: Address) -> bool:
-        """Whether anybody has the end at `local` of the connection to `remote`."""
-        return self._find(local, remote, _ESTABLISHED) is not None
+        return None if found is None else found.inode == 0 or found.uid == uid
 
     def strangers_on(self, address: Address, uid: int) -> set[int]:
         """Return the users, other than root and `uid`, who hold sockets bound to `address`, or to its port anywhere.

@@ -64,10 +64,12 @@ class Upstream:
         connection = await self._open(self._source(way))
         try:
             self._check_unchanged(before)
-            if self._was_led_elsewhere(connection):
+            taken = self._is_taken_by_gateway(connection)
+            if taken is None:
                 connection = await self._open_again(connection)
                 self._check_unchanged(before)
-            self._check_taken_by_gateway(connection)
+                taken = self._is_taken_by_gateway(connection)
+            self._refuse_impostor(taken)
             return await SocketStream.from_socket(connection)
         except BaseException:
             connection.close()
@@ -77,24 +79,23 @@ class Upstream:
         if self._trusted_listener() != before:
             raise _unavailable("it restarted in this moment")
 
-    def _was_led_elsewhere(self, connection: socket.socket) -> bool:
-        try:
-            return not self._sock_diag.is_there(self._settings.address, connection.getsockname())
-        except OSError as error:
-            raise _untold(error) from None
+    def _is_taken_by_gateway(self, connection: socket.socket) -> bool | None:
+        """Look who has the other end: a listener that stayed the same need not be who took the connection.
 
-    def _check_taken_by_gateway(self, connection: socket.socket) -> None:
-        """Look who has the other end: a listener that stayed the same need not be who took the connection."""
+        None if nobody has it: the connection was led elsewhere.
+        """
         settings = self._settings
         try:
-            taken = self._sock_diag.taken_by(settings.uid, settings.address, connection.getsockname())
+            return self._sock_diag.taken_by(settings.uid, settings.address, connection.getsockname())
         except OSError as error:
-            raise _untold(error) from None
+            raise _unavailable(f"the kernel does not tell who took the connection ({error.strerror})") from None
+
+    def _refuse_impostor(self, taken: bool | None) -> None:
         if not taken:
             raise TryLaterError(
                 ErrorCode.UPSTREAM_IMPOSTOR,
                 "a socket of another user took the connection to the gateway: nothing was sent to it; find who holds "
-                f"port {settings.address[1]} besides the gateway ('ss -tanp'), and stop that process",
+                f"port {self._settings.address[1]} besides the gateway ('ss -tanp'), and stop that process",
                 retry_after=_RETRY_SECONDS,
             )
 
@@ -158,10 +159,6 @@ async def _connect(connection: socket.socket, address: Address) -> None:
         code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if code:
         raise OSError(code, os.strerror(code))
-
-
-def _untold(error: OSError) -> TryLaterError:
-    return _unavailable(f"the kernel does not tell who took the connection ({error.strerror})")
 
 
 def _unavailable(why: str) -> TryLaterError:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import signal
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from gatepass.errors import ErrorCode, GatepassError
+from gatepass.parent_death import ends_with_parent
 
 TIMEOUT: Final = 120.0
 """Seconds. The slowest, a service that starts, is given 30 by its unit."""
-
-_PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
 
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """sudo and su differ about it, and `userdel` lies in sbin."""
@@ -72,24 +69,12 @@ def complete(
             group=identity.gid if identity else None,
             extra_groups=list(identity.groups) if identity else None,
             umask=0o077 if identity else 0o022,
-            preexec_fn=_ends_with(os.getpid()),  # there are no threads
+            preexec_fn=ends_with_parent(signal.SIGKILL),  # there are no threads
         )
     except subprocess.TimeoutExpired:
         raise CommandError(f"`{shown(command)}` took more than {timeout:.0f} s") from None
     except OSError as error:
         raise CommandError(f"`{command[0]}` cannot be run: {error.strerror}") from None
-
-
-def _ends_with(parent: int) -> Callable[[], None]:
-    """Return what has a new process killed when `parent` ends, be it before that could be asked for."""
-    prctl = ctypes.CDLL(None).prctl
-
-    def prepare() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return prepare
 
 
 def shown(command: tuple[str | Path, ...]) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from gatepass.cli.manners import CommandError
+from gatepass.parent_death import ends_with_parent
 
 NOT_EXECUTABLE: Final = 126
 NOT_FOUND: Final = 127
@@ -30,7 +29,6 @@ _FORWARDED: Final = frozenset(
 _AWAITED: Final = _FORWARDED | {signal.SIGCHLD}
 
 _SENT_BY_KERNEL: Final = 0x80  # SI_KERNEL of <asm-generic/siginfo.h>, which the module `signal` does not have
-_PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
 
 
 def run_child(command: Sequence[str], environment: Mapping[str, str], when_started: Callable[[], None]) -> int:
@@ -53,12 +51,10 @@ def run_child(command: Sequence[str], environment: Mapping[str, str], when_start
 def _start(
     command: Sequence[str], environment: Mapping[str, str], mask: set[int | signal.Signals]
 ) -> subprocess.Popen[bytes]:
-    parent, prctl = os.getpid(), ctypes.CDLL(None).prctl
+    end_with_us = ends_with_parent(signal.SIGTERM)
 
     def prepare() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before it could be asked to tell
-            os.kill(os.getpid(), signal.SIGTERM)
+        end_with_us()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     try:

@@ -42,7 +42,7 @@ def changes(root: Node, wishes: Wishes) -> tuple[Change, ...]:
     return tuple(
         Change(path, old, new, reason)
         for path, new, reason in _wanted(root, wishes)
-        if (old := value_at(root, path)) != new or type(old) is not type(new)
+        if not same(old := value_at(root, path), new)
     )
 
 
@@ -57,6 +57,11 @@ def value_at(root: Node, path: Path) -> Json:
     """Return the value at `path`, or `ABSENT`."""
     node = root.at(*path)
     return ABSENT if node is None else node.value
+
+
+def same(one: Json, other: Json) -> bool:
+    """Whether two values are written alike: for Python 1 is true."""
+    return type(one) is type(other) and bool(one == other)
 
 
 def _wanted(root: Node, wishes: Wishes) -> Iterator[tuple[Path, Any, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from gatepass.openclaw_setup.desired import ABSENT, Change, Path, value_at
+from gatepass.openclaw_setup.desired import ABSENT, Change, Path, same, value_at
 from gatepass.openclaw_setup.json5 import Json, Node, parse
 from gatepass.openclaw_setup.json5_edit import remove_value, set_value
 
@@ -37,8 +37,8 @@ def changed_since(original: Node, now: Node, written: Sequence[Written]) -> tupl
     return tuple(
         path
         for path, value in written
-        if not _same(found := value_at(now, path), value)
-        and not _same(found, value_at(original, path))
+        if not same(found := value_at(now, path), value)
+        and not same(found, value_at(original, path))
         and not (isinstance(found, list) and isinstance(value, list))
     )
 
@@ -50,9 +50,9 @@ def restored(original: Node, text: str, written: Sequence[Written]) -> str:
     """
     for path, value in written:
         before, found = value_at(original, path), value_at(parse(text), path)
-        if isinstance(found, list) and isinstance(value, list) and not _same(found, before):
+        if isinstance(found, list) and isinstance(value, list) and not same(found, before):
             text = _put(original, text, path, _merged(before, found, value))
-        elif not _same(found, before):
+        elif not same(found, before):
             text = _put(original, text, path, before)
     return text
 
@@ -72,10 +72,6 @@ def _put(original: Node, text: str, path: Path, value: Json) -> str:
     while value_at(original, path := path[:-1]) is ABSENT and value_at(parse(text), path) == {}:
         text = remove_value(text, path)
     return text
-
-
-def _same(one: Json, other: Json) -> bool:
-    return type(one) is type(other) and bool(one == other)
 
 
 def _with(value: Json, path: Path, new: Json) -> Json:
